@@ -1,0 +1,105 @@
+"""The tensors that go into and come out of every model, and the letters of their shapes.
+
+| letter | meaning |
+|---|---|
+| B | patients (samples) in a batch |
+| M | modalities on the large side |
+| D_m | native width of modality m's embedding |
+| H | shared width of the modality tokens |
+| C | experts, 2^M − 1 |
+| d | width of the joint space of large and small |
+| K | classes |
+
+Shapes stand at the end of the line: `# (B, M, H)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model sees of B patients.
+
+    Attributes:
+        embeddings: modality name → (B, D_m), frozen large encoders' vectors; the rows of an absent
+            modality may hold anything, NaN included, and never reach an output.
+        present: (B, M) bool, columns in the order of `embeddings`; at least one true per row.
+        small: small-input name → (B, P), standardised; NaN = not observed.
+        target: (B,) int64 class, or None for new patients.
+        index: (B,) int64 row in the training set, −1 outside it; only the bank of Eq. 4 reads it,
+            to keep a training patient from meeting itself twice.
+    """
+
+    embeddings: dict[str, Tensor]
+    present: Tensor
+    small: dict[str, Tensor] = field(default_factory=dict)
+    target: Tensor | None = None
+    index: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def rows(self, index: Tensor) -> Batch:
+        """The patients at `index` (int64 or bool mask), in that order."""
+        return Batch(
+            embeddings={name: x[index] for name, x in self.embeddings.items()},
+            present=self.present[index],
+            small={name: x[index] for name, x in self.small.items()},
+            target=None if self.target is None else self.target[index],
+            index=None if self.index is None else self.index[index],
+        )
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+        """Move to a device; floating tensors also to `dtype` where one is given."""
+        return Batch(
+            embeddings={name: x.to(device, dtype) for name, x in self.embeddings.items()},
+            present=self.present.to(device),
+            small={name: x.to(device, dtype) for name, x in self.small.items()},
+            target=None if self.target is None else self.target.to(device),
+            index=None if self.index is None else self.index.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model says of B patients; fields that a method does not have are None.
+
+    Attributes:
+        logits: (B, K), the prediction.
+        logits_large, logits_small: (B, K), the two branches (Eq. 6).
+        z_large, z_small: (B, d), the joint space (Eq. 3).
+        s: (B,), similarity in (0, 1] (Eq. 4).
+        w_large, w_small: (B,), weights of the two branches (Table 1).
+        router: (B, C), weight of every expert (Eq. 2).
+    """
+
+    logits: Tensor
+    logits_large: Tensor | None = None
+    logits_small: Tensor | None = None
+    z_large: Tensor | None = None
+    z_small: Tensor | None = None
+    s: Tensor | None = None
+    w_large: Tensor | None = None
+    w_small: Tensor | None = None
+    router: Tensor | None = None
+
+    def detach(self) -> Output:
+        """The same values without a graph, on the CPU."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.detach().cpu() for k, v in values.items() if v is not None})
+
+    @staticmethod
+    def concatenate(parts: list[Output]) -> Output:
+        """Stack batches in order; every part must have the same fields."""
+        return Output(
+            **{
+                f.name: torch.cat([getattr(part, f.name) for part in parts])
+                for f in fields(Output)
+                if getattr(parts[0], f.name) is not None
+            }
+        )

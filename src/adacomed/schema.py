@@ -1,0 +1,208 @@
+"""Every on-disk contract in one file: columns, file names, split names, the cohort card.
+
+Whoever writes one of these files and whoever reads it import the names from here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# ---- splits -------------------------------------------------------------------------------------
+TRAIN, VAL, TEST = "train", "val", "test"
+SPLITS = (TRAIN, VAL, TEST)
+
+
+# ---- columns ------------------------------------------------------------------------------------
+class Samples:
+    """samples.parquet: one row per sample, beside whatever input columns the cohort has."""
+
+    SAMPLE_ID = "sample_id"
+    SUBJECT_ID = "subject_id"
+    SPLIT = "split"
+
+
+class Labels:
+    """labels.parquet: one row per sample and task; an unlabelled sample has no row."""
+
+    SAMPLE_ID = "sample_id"
+    TASK = "task"
+    LABEL = "label"  # integer class, 0 … K−1; binary: 1 is the positive class
+    BAYES_PROB = "bayes_prob"  # simulated cohorts only: P(label = 1 | all modalities), the ceiling
+
+
+class Vectors:
+    """An embedding table: one row per item; several items of a sample are pooled at load."""
+
+    SAMPLE_ID = "sample_id"
+    ITEM = "item"
+    VECTOR = "vector"  # list[float32] of the modality's width
+
+
+class Predictions:
+    """predictions.parquet: one row per sample × task × method × repeat × fold × seed."""
+
+    SAMPLE_ID = "sample_id"
+    SUBJECT_ID = "subject_id"
+    SPLIT = "split"
+    TASK = "task"
+    LABEL = "label"  # integer class; null where unknown (a new patient)
+    PROB = "prob"  # probability of the positive class; K > 2: prob_0 … prob_{K−1} beside it
+    LOGIT_LARGE = "logit_large"  # log-odds of the positive class; null where a method has none
+    LOGIT_SMALL = "logit_small"
+    S = "s"
+    W_LARGE = "w_large"
+    W_SMALL = "w_small"
+    ROUTER = "router"  # list[float]: router weight of every expert, in the run's expert order
+    PRESENT = "present"  # list[str]: modality names present for the sample
+    THRESHOLD = "threshold"  # decision threshold on prob, chosen on validation
+    REPEAT = "repeat"
+    FOLD = "fold"
+    SEED = "seed"
+    METHOD = "method"
+
+    REQUIRED = (SAMPLE_ID, SUBJECT_ID, SPLIT, TASK, LABEL, PROB, METHOD)
+
+
+class History:
+    """history.parquet: one row per training stage and epoch."""
+
+    STAGE = "stage"  # "small", "adacomed", or the baseline's name
+    EPOCH = "epoch"
+    PART = "part"  # "train" or "val"
+    METRIC = "metric"  # "loss", "task", "contrast", "auroc", "s", "w_large", "lr"
+    VALUE = "value"
+
+
+def prob_column(k: int) -> str:
+    """Column of the probability of class k in a multi-class predictions table."""
+    return f"{Predictions.PROB}_{k}"
+
+
+# ---- files --------------------------------------------------------------------------------------
+class CohortFiles:
+    """Names inside a built cohort folder."""
+
+    CARD = "cohort.yaml"
+    SAMPLES = "samples.parquet"
+    LABELS = "labels.parquet"
+    VECTORS = "vectors"  # vectors/<modality>.parquet
+
+
+class RunFiles:
+    """Names inside a finished run folder."""
+
+    CONFIG = "config.yaml"
+    ENVIRONMENT = "environment.json"
+    MODEL = "model.safetensors"
+    INPUTS = "inputs.json"  # the fitted inputs: modalities, widths, scalers, vocabularies
+    PREDICTIONS = "predictions.parquet"
+    METRICS = "metrics.json"
+    HISTORY = "history.parquet"
+    REPORT = "report.html"
+    TABLE = "table.csv"
+
+
+# ---- cards --------------------------------------------------------------------------------------
+class Card(BaseModel):
+    """A YAML or JSON document on disk; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class TaskCard(Card):
+    """One task: where its label is and what counts as positive.
+
+    With `column` the label is read from the cohort's table; without, from labels.parquet under the
+    task's own name (already integers). `positive` makes a binary task (everything else that is not
+    missing is negative, unless `negative` names it); `classes` lists the classes of a multi-class
+    task in order.
+    """
+
+    column: str | None = None
+    positive: str | int | float | bool | None = None
+    negative: str | int | float | bool | None = None
+    classes: list[str | int | float | bool] | None = None
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> TaskCard:
+        if self.positive is not None and self.classes is not None:
+            raise ValueError("give either positive (a binary task) or classes, not both")
+        return self
+
+
+class TabularCard(Card):
+    """Columns of the cohort's table (or of a table of its own, keyed by sample_id)."""
+
+    kind: Literal["tabular"]
+    columns: list[str] = Field(min_length=1)
+    table: Path | None = None
+    categorical: list[str] = []  # integer codes that are names, not amounts
+    missing: list[str | int | float] = []  # codes that mean "not recorded", such as -1
+    prompt: str | None = None  # name of a versioned prompt in the package, or a template file
+    encoder: str | None = None
+
+
+class TextCard(Card):
+    """Free text in a column of the table."""
+
+    kind: Literal["text"]
+    column: str
+    encoder: str | None = None
+
+
+class EmbeddingCard(Card):
+    """The user's own vectors.
+
+    `root` is a parquet file with sample_id and vector (and item), or a folder of .npz/.npy files:
+    `<sample_id>.npz`, `<sample_id>-<item>.npz`, or the names in `column` of the table.
+    """
+
+    kind: Literal["embedding"]
+    root: Path
+    column: str | None = None
+    pooling: Literal["mean"] = "mean"
+
+
+class FileCard(Card):
+    """Raw files, one path per sample in a column of the table: needs an encoder."""
+
+    kind: Literal["image", "volume", "slide"]
+    column: str
+    root: Path = Path(".")
+    encoder: str | None = None
+
+
+class SeriesCard(Card):
+    """Long table of sample_id, hours, variable, value: needs an encoder."""
+
+    kind: Literal["series"]
+    table: Path
+    encoder: str | None = None
+
+
+ModalityCard = Annotated[
+    TabularCard | TextCard | EmbeddingCard | FileCard | SeriesCard, Field(discriminator="kind")
+]
+
+
+class CohortCard(Card):
+    """cohort.yaml: one file beside one table describes a cohort, built or the user's own."""
+
+    name: str
+    title: str = ""
+    simulated: bool = False  # every title made from this cohort then says so
+    source: str = ""
+    licence: str = ""
+    table: Path
+    subject: str
+    sample: str | None = None  # default: the subject, which then must be unique per row
+    split: str | None = None  # column with train / val / test
+    labels: Path | None = None
+    tasks: dict[str, TaskCard] = Field(min_length=1)
+    modalities: dict[str, ModalityCard] = Field(min_length=1)
+    groups: list[str] = []  # columns to report by (sex, site, …), never inputs by themselves
+    notes: str = ""
