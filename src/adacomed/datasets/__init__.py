@@ -1,0 +1,1 @@
+"""Raw releases, and a simulator, as cohorts: one file each."""

@@ -1,0 +1,1 @@
+"""Frozen single-modality models: files and texts → vectors."""

@@ -1,0 +1,131 @@
+"""Every problem of a cohort's modalities: columns, vectors, files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from adacomed.cohort.problems import CheckReport
+from adacomed.cohort.reading import SAMPLE, tabular_source
+from adacomed.cohort.table import as_text, code_column, require_columns
+from adacomed.cohort.vectors import Vector, list_items, usual_width, wrong_width
+from adacomed.errors import InputError
+from adacomed.schema import CohortCard, EmbeddingCard, FileCard, SeriesCard, TabularCard, TextCard
+
+
+def check_modality(
+    report: CheckReport,
+    card: CohortCard,
+    root: Path,
+    samples: pl.DataFrame,
+    modality: str,
+    targets: dict[str, np.ndarray],
+) -> np.ndarray:
+    """Which samples have the modality, (N,) bool; its problems go to the report.
+
+    Args:
+        targets: task → class of every sample, to find a column that is the label by another name.
+    """
+    part, where = card.modalities[modality], f"modality {modality!r}"
+    if isinstance(part, TabularCard):
+        frame = _tabular(report, card, part, root, samples, modality)
+        report.warnings += [f"{where}: {copy}" for copy in _copies(frame, targets)]
+        return (
+            (~frame.select(pl.all_horizontal(pl.all().is_null())).to_series()).to_numpy()
+            if frame.width
+            else np.zeros(len(samples), bool)
+        )
+    if isinstance(part, EmbeddingCard):
+        return _embedding(report, part, root, samples, where)
+    if isinstance(part, SeriesCard):
+        if not (root / part.table).is_file():
+            raise InputError(f"{where}: no such table: {root / part.table}")
+        return np.ones(len(samples), bool)
+    require_columns(samples, [part.column], where)
+    text = as_text(samples[part.column])
+    if isinstance(part, TextCard):
+        return text.is_not_null().to_numpy()
+    return _files(report, part, root, text, where)
+
+
+def _files(
+    report: CheckReport, part: FileCard, root: Path, names: pl.Series, where: str
+) -> np.ndarray:
+    here = np.array([n is not None and (root / part.root / n).exists() for n in names], dtype=bool)
+    lost = np.flatnonzero(~here & names.is_not_null().to_numpy())
+    if len(lost):
+        first = names[int(lost[0])]
+        report.errors.append(f"{where}: {len(lost)} files are not in {part.root}, first {first!r}")
+    return here
+
+
+def _tabular(
+    report: CheckReport,
+    card: CohortCard,
+    part: TabularCard,
+    root: Path,
+    samples: pl.DataFrame,
+    modality: str,
+) -> pl.DataFrame:
+    """The columns that can be read, typed; their description and problems go to the report."""
+    where, ids = f"modality {modality!r}", samples[SAMPLE].to_list()
+    for name in sorted(set(part.categorical) - set(part.columns)):
+        report.errors.append(f"{where}: {name!r} is under categorical: but not under columns:")
+    columns = []
+    for name in part.columns:
+        one = part.model_copy(update={"columns": [name]})
+        frame = report.attempt(tabular_source, card, one, root, samples, modality)
+        coded = (
+            None if frame is None else report.attempt(code_column, frame[name], part, ids, where)
+        )
+        if coded is None:
+            continue
+        columns.append(coded)
+        distinct = coded.drop_nulls().n_unique()
+        kind = "number" if coded.dtype.is_numeric() else "category"
+        row = {"modality": modality, "column": name, "type": kind, "distinct": distinct}
+        report.columns.append({**row, "missing": coded.null_count() / max(len(coded), 1)})
+        if distinct < 2:
+            word = "is empty" if distinct == 0 else "is constant"
+            report.warnings.append(f"{where}: column {name!r} {word}")
+    return pl.DataFrame(columns)
+
+
+def _copies(frame: pl.DataFrame, targets: dict[str, np.ndarray]) -> Iterator[str]:
+    """Columns from whose value the label can be told without fail, and the other way round."""
+    for task, target in targets.items():
+        labelled = frame.with_columns(pl.Series("", target)).filter(pl.col("") >= 0)
+        for name in frame.columns:
+            pairs = labelled.select(name, "").drop_nulls()
+            distinct = pairs[name].n_unique()
+            if distinct == pairs[""].n_unique() == pairs.n_unique() > 1:
+                yield f"column {name!r} tells the label of task {task!r} without fail; is it one?"
+
+
+def _embedding(
+    report: CheckReport, part: EmbeddingCard, root: Path, samples: pl.DataFrame, where: str
+) -> np.ndarray:
+    """Read every vector; an unreadable one, or one of another width, is one error each."""
+    items, strangers = list_items(part, root / part.root, samples, where)
+    if strangers:
+        report.warnings.append(
+            f"{where}: {len(strangers)} vectors belong to no sample, first {strangers[0]!r}"
+        )
+    if not items:
+        report.errors.append(f"{where}: no sample has a vector in {part.root}")
+    problems: list[str] = []
+    read: list[tuple[str, str, Vector]] = []
+    for item in items:
+        try:
+            read.append((item.sample_id, item.name, item.read()))
+        except InputError as error:
+            problems.append(f"{where}: {error}")
+    usual = usual_width([v for _, _, v in read]) if read else 0
+    problems += [f"{where}: {wrong_width(n, len(v), usual)}" for _, n, v in read if len(v) != usual]
+    report.add(problems, f"vectors of {where}")
+    if usual and np.ptp(np.stack([v for _, _, v in read if len(v) == usual]), axis=0).max() == 0:
+        report.warnings.append(f"{where}: all vectors are the same")
+    return samples[SAMPLE].is_in([s for s, _, _ in read]).to_numpy()

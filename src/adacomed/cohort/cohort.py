@@ -1,0 +1,184 @@
+"""A cohort: who, what is known of each, and what is to be predicted. Read from one YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from adacomed.cohort import labels as coding
+from adacomed.cohort.reading import (
+    assert_no_leak,
+    assert_unique,
+    read_card,
+    read_columns,
+    read_samples,
+    read_task,
+)
+from adacomed.cohort.table import as_text, require_columns
+from adacomed.cohort.vectors import list_items, pool
+from adacomed.errors import InputError, nearest
+from adacomed.schema import CohortCard, EmbeddingCard, Labels, Samples, TabularCard, TextCard
+
+SAMPLE, SUBJECT = Samples.SAMPLE_ID, Samples.SUBJECT_ID
+T = TypeVar("T")
+C = TypeVar("C", TabularCard, TextCard, EmbeddingCard)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """N samples of a cohort, with their labels; inputs are read when asked for.
+
+    Attributes:
+        card: the cohort's YAML.
+        root: its folder; relative paths in the card start here.
+        samples: N rows: sample_id, subject_id, split (null where there is none), and the table's
+            own columns.
+        labels: sample_id, task, label (class 0 … K−1)[, bayes_prob], one row per labelled sample.
+        class_names: of every task, in the order of the labels.
+    """
+
+    card: CohortCard
+    root: Path
+    samples: pl.DataFrame
+    labels: pl.DataFrame
+    class_names: dict[str, tuple[str, ...]]
+    _new: bool = False  # new patients: a modality may have no vector at all
+    _everyone: pl.DataFrame | None = field(default=None, repr=False)  # before any take()
+    _rows: NDArray[np.int64] | None = field(default=None, repr=False)  # our rows in _everyone
+    _read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def task_name(self, task: str | None = None) -> str:
+        """`task`, or the cohort's only one; InputError where it is unknown or there are several."""
+        tasks = list(self.card.tasks)
+        if task is None and len(tasks) == 1:
+            return tasks[0]
+        if task is None:
+            raise InputError(f"{self.card.name}: which task? Write task: one of {', '.join(tasks)}")
+        if task not in tasks:
+            raise InputError(f"{self.card.name}: no task {task!r}{nearest(task, tasks)}")
+        return task
+
+    def classes(self, task: str) -> tuple[str, ...]:
+        """Names of the task's K classes; binary: (negative, positive)."""
+        return self.class_names[self.task_name(task)]
+
+    def target(self, task: str) -> NDArray[np.int64]:
+        """Class of every sample, (N,) int64; −1 where unlabelled."""
+        column = self._labels_of(task)[Labels.LABEL].fill_null(coding.UNLABELLED)
+        return column.to_numpy().astype(np.int64)
+
+    def bayes_prob(self, task: str) -> NDArray[np.float64] | None:
+        """P(label = 1) under the generator, (N,), NaN where unlabelled; simulated cohorts only."""
+        found = self._labels_of(task)
+        if Labels.BAYES_PROB not in found.columns:
+            return None
+        return found[Labels.BAYES_PROB].fill_null(float("nan")).to_numpy().astype(np.float64)
+
+    def table(self, modality: str) -> pl.DataFrame:
+        """A tabular modality: N rows, the card's columns as Float64 or (categories) String.
+
+        Raises:
+            InputError: another kind, a missing column, text in a numeric column.
+        """
+        card = self._modality(modality, TabularCard)
+        frame = self._once(
+            modality, lambda all_: read_columns(self.card, card, self.root, all_, modality)
+        )
+        return frame if self._rows is None else frame[self._rows]
+
+    def texts(self, modality: str) -> list[str | None]:
+        """A text modality: N texts, None where absent or blank."""
+        card = self._modality(modality, TextCard)
+        require_columns(self.samples, [card.column], f"modality {modality!r}")
+        return as_text(self.samples[card.column]).to_list()
+
+    def vectors(self, modality: str) -> NDArray[np.float32]:
+        """An embedding modality, (N, D) float32: the mean of a sample's items, all NaN if absent.
+
+        New patients (`labels=False`) none of whom has the modality give (N, 0).
+
+        Raises:
+            InputError: another kind, no vector of any sample, an unreadable one, another width.
+        """
+        card = self._modality(modality, EmbeddingCard)
+
+        def read(everyone: pl.DataFrame) -> NDArray[np.float32]:
+            where = f"modality {modality!r}"
+            root = self.root / card.root
+            items, strangers = list_items(card, root, everyone, where)
+            if not items and not self._new:
+                seen = f"; found {strangers[0]!r}, expected names such as" if strangers else ", for"
+                raise InputError(f"{where}: no vector in {root}{seen} {everyone[SAMPLE][0]!r}")
+            return pool(items, everyone[SAMPLE].to_list(), where)
+
+        found = self._once(modality, read)
+        return found if self._rows is None else found[self._rows]
+
+    def take(self, rows: np.ndarray) -> Cohort:
+        """The samples at `rows`: indices (in that order) or a bool mask (N,)."""
+        index = np.asarray(rows)
+        index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
+        samples = self.samples[index]
+        return replace(
+            self,
+            samples=samples,
+            labels=self.labels.filter(pl.col(SAMPLE).is_in(samples[SAMPLE].unique().implode())),
+            _everyone=self.samples if self._everyone is None else self._everyone,
+            _rows=index if self._rows is None else self._rows[index],
+        )
+
+    def _once(self, modality: str, read: Callable[[pl.DataFrame], T]) -> T:
+        """Read a modality for everyone, once: whom take() leaves out still decides its types."""
+        if modality not in self._read:
+            self._read[modality] = read(self.samples if self._everyone is None else self._everyone)
+        found: T = self._read[modality]
+        return found
+
+    def _labels_of(self, task: str) -> pl.DataFrame:
+        mine = self.labels.filter(pl.col(Labels.TASK) == self.task_name(task))
+        return self.samples.select(SAMPLE).join(mine, on=SAMPLE, how="left", maintain_order="left")
+
+    def _modality(self, name: str, kind: type[C]) -> C:
+        if name not in self.card.modalities:
+            raise InputError(f"no modality {name!r}{nearest(name, self.card.modalities)}")
+        card = self.card.modalities[name]
+        if isinstance(card, kind):
+            return card
+        wanted = kind.model_fields["kind"].annotation.__args__[0]  # type: ignore[union-attr]
+        way = ""
+        if wanted == "embedding":
+            way = "; it needs an encoder first: run `adacomed embed`"
+        raise InputError(f"modality {name!r} is of kind {card.kind}, not {wanted}{way}")
+
+
+def load_cohort(path: Path, *, labels: bool = True) -> Cohort:
+    """Read a cohort: a YAML, or a folder that holds cohort.yaml.
+
+    Args:
+        path: the YAML or the folder.
+        labels: False for new patients: label columns may be absent, and few or one class is fine.
+    Raises:
+        InputError: anything that the user can put right, with what would work.
+    """
+    card, file = read_card(Path(path))
+    samples = read_samples(card, file.parent)
+    assert_unique(samples, card)
+    assert_no_leak(card)
+    parts, names = [], {}
+    for task in card.tasks:
+        found, names[task] = read_task(card, task, file.parent, samples, strict=labels)
+        parts.append(found)
+    cohort = Cohort(card, file.parent, samples, pl.concat(parts, how="diagonal"), names, not labels)
+    if labels:
+        for task in card.tasks:
+            coding.assert_learnable(cohort.target(task), samples[SUBJECT].to_numpy(), task)
+    return cohort

@@ -1,0 +1,188 @@
+"""The parts of a cohort, each read on its own, so that a check can report every problem."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from adacomed.cohort import labels as coding
+from adacomed.cohort.table import as_text, code_column, read_table, require_columns
+from adacomed.config import parse, read_yaml
+from adacomed.errors import InputError
+from adacomed.schema import (
+    SPLITS,
+    CohortCard,
+    CohortFiles,
+    Labels,
+    Samples,
+    TabularCard,
+    TextCard,
+)
+
+SAMPLE, SUBJECT, SPLIT = Samples.SAMPLE_ID, Samples.SUBJECT_ID, Samples.SPLIT
+
+
+def read_card(path: Path) -> tuple[CohortCard, Path]:
+    """The card and the YAML it came from."""
+    file = path / CohortFiles.CARD if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        raise InputError(f"{path}: no {CohortFiles.CARD} in this folder")
+    return parse(CohortCard, read_yaml(file), str(file)), file.resolve()
+
+
+def read_samples(card: CohortCard, root: Path) -> pl.DataFrame:
+    """The cohort's table with sample_id, subject_id, split first; every sample has an id.
+
+    Raises:
+        InputError: a column is missing, a row has no id, a split name is unknown.
+    """
+    path = root / card.table
+    ids = [card.subject, card.sample or card.subject]
+    frame = read_table(path, ids=ids)
+    require_columns(frame, ids + ([card.split] if card.split else []), str(path))
+    for column in ids:
+        nameless = as_text(frame[column]).is_null().arg_true().to_list()
+        if nameless:
+            raise InputError(f"{path}: no {column!r} in row {nameless[0] + 1}")
+    split = pl.lit(None, pl.String) if card.split is None else as_text(frame[card.split])
+    if isinstance(split, pl.Series):
+        split = split.str.to_lowercase()
+        unknown = split.filter(~split.is_in(list(SPLITS))).drop_nulls().unique().sort().to_list()
+        if unknown:
+            raise InputError(
+                f"{path}: column {card.split!r} names the split {unknown[0]!r}, "
+                f"expected one of {', '.join(SPLITS)} (or empty)"
+            )
+    own = frame.select(c for c in frame.columns if c not in (SAMPLE, SUBJECT, SPLIT))
+    return frame.select(
+        as_text(frame[ids[1]]).alias(SAMPLE),
+        as_text(frame[ids[0]]).alias(SUBJECT),
+        split.alias(SPLIT),
+    ).hstack(own)
+
+
+def duplicates(samples: pl.DataFrame) -> list[str]:
+    """Sample ids that occur more than once."""
+    return samples.filter(pl.col(SAMPLE).is_duplicated())[SAMPLE].unique().sort().to_list()
+
+
+def assert_unique(samples: pl.DataFrame, card: CohortCard) -> None:
+    """Raise an InputError that names the sample ids that occur twice."""
+    twice = duplicates(samples)
+    if twice:
+        named = ", ".join(twice[:5]) + (f" and {len(twice) - 5} more" if len(twice) > 5 else "")
+        column = card.sample or card.subject
+        way = "" if card.sample else "; for several rows a patient, write sample: COLUMN"
+        raise InputError(f"{card.table}: {column!r} must be unique, but {named} occurs twice{way}")
+
+
+def input_columns(card: CohortCard, modality: str) -> list[str]:
+    """Columns whose values a modality feeds to a model."""
+    part = card.modalities[modality]
+    if isinstance(part, TabularCard):
+        return part.columns
+    return [part.column] if isinstance(part, TextCard) else []
+
+
+def leaks(card: CohortCard, modality: str) -> list[str]:
+    """One message for each label, id or split column among the inputs of a modality."""
+    inputs = input_columns(card, modality)
+    found = [
+        f"modality {modality!r}: column {task.column!r} is the label of task {name!r}, take it out"
+        for name, task in card.tasks.items()
+        if task.column in inputs
+    ]
+    return found + [
+        f"modality {modality!r}: column {column!r} is the {what}, not an input; take it out"
+        for column, what in (
+            (card.subject, "patient id"),
+            (card.sample, "sample id"),
+            (card.split, "split"),
+        )
+        if column in inputs
+    ]
+
+
+def assert_no_leak(card: CohortCard) -> None:
+    """Raise an InputError where a label, an id or the split is among the inputs."""
+    for modality in card.modalities:
+        for message in leaks(card, modality):
+            raise InputError(message)
+
+
+def read_task(
+    card: CohortCard, task: str, root: Path, samples: pl.DataFrame, *, strict: bool
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """One task's labels (sample_id, task, label[, bayes_prob]) and the names of its classes.
+
+    Args:
+        strict: False for new patients: labels may be absent.
+    Raises:
+        InputError: no such column or file, a value that never occurs, an unclear coding.
+    """
+    part = card.tasks[task]
+    if part.column is None:
+        return _labels_file(card, task, root, samples, strict)
+    if part.column not in samples.columns and not strict:
+        nothing = pl.Series(part.column, [None] * len(samples), dtype=pl.String)
+        target, names = coding.code_task(nothing, task, part, strict=False)
+    else:
+        require_columns(samples, [part.column], f"task {task!r}: {card.table}")
+        target, names = coding.code_task(samples[part.column], task, part, strict=strict)
+    coded = samples.select(
+        SAMPLE, pl.lit(task).alias(Labels.TASK), pl.Series(Labels.LABEL, target, dtype=pl.Int64)
+    )
+    return coded.filter(pl.col(Labels.LABEL) != coding.UNLABELLED), names
+
+
+def _labels_file(
+    card: CohortCard, task: str, root: Path, samples: pl.DataFrame, strict: bool
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    path = None if card.labels is None else root / card.labels
+    if strict and path is None:
+        raise InputError(f"task {task!r}: write column: NAME, or labels: FILE for the cohort")
+    if path is None or (not strict and not path.is_file()):
+        schema = {SAMPLE: pl.String, Labels.TASK: pl.String, Labels.LABEL: pl.Int64}
+        found = pl.DataFrame(schema=schema)
+    else:
+        found = coding.read_labels(path, samples[SAMPLE].to_list(), [task])
+    return found, coding.class_names(card.tasks[task], found[Labels.LABEL], task)
+
+
+def tabular_source(
+    card: CohortCard, part: TabularCard, root: Path, samples: pl.DataFrame, modality: str
+) -> pl.DataFrame:
+    """N rows, in the samples' order, that hold the columns of a tabular modality, as read.
+
+    Raises:
+        InputError: a column is missing, or a sample has two rows in the modality's own table.
+    """
+    where = f"modality {modality!r}"
+    if part.table is None:
+        require_columns(samples, part.columns, where)
+        return samples.select(part.columns)
+    keys = [SAMPLE, card.sample or card.subject]
+    frame = read_table(root / part.table, ids=keys)
+    key = next((k for k in keys if k in frame.columns), SAMPLE)
+    require_columns(frame, [key, *part.columns], f"{where}: {part.table}")
+    frame = frame.select(as_text(frame[key]).alias(SAMPLE), *part.columns)
+    mine = frame.filter(pl.col(SAMPLE).is_in(samples[SAMPLE].implode()))
+    twice = duplicates(mine)
+    if twice:
+        raise InputError(f"{where}: {part.table} has two rows of sample {twice[0]!r}")
+    joined = samples.select(SAMPLE).join(mine, on=SAMPLE, how="left", maintain_order="left")
+    return joined.select(part.columns)
+
+
+def read_columns(
+    card: CohortCard, part: TabularCard, root: Path, samples: pl.DataFrame, modality: str
+) -> pl.DataFrame:
+    """A tabular modality, N rows: amounts as Float64, categories as String, missing as null."""
+    where = f"modality {modality!r}"
+    require_columns(
+        pl.DataFrame(schema=dict.fromkeys(part.columns, pl.Null)), part.categorical, where
+    )
+    frame = tabular_source(card, part, root, samples, modality)
+    ids = samples[SAMPLE].to_list()
+    return pl.DataFrame([code_column(frame[c], part, ids, where) for c in part.columns])

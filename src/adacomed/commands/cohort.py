@@ -1,0 +1,129 @@
+"""`adacomed cohort`: look at a cohort before training, or build one from a raw release."""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from adacomed.cohort.check import check as check_cohort
+from adacomed.cohort.problems import CheckReport
+from adacomed.errors import InputError, nearest
+
+app = typer.Typer(
+    name="cohort",
+    help="Check a cohort, or build one from a raw release.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+BUILDERS = ("mmist-ccrcc", "simulated")
+
+
+@app.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="a cohort YAML, or a folder with cohort.yaml")],
+    json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
+) -> None:
+    """Print what a cohort holds, and every problem in it; exit with 2 where one stops training.
+
+    Example: adacomed cohort check my-cohort.yaml
+    """
+    report = check_cohort(path)
+    if json:
+        typer.echo(json_.dumps(report.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        _print(report)
+    if report.errors:
+        raise typer.Exit(2)
+
+
+@app.command()
+def build(
+    name: Annotated[str, typer.Argument(help="mmist-ccrcc or simulated")],
+    out: Annotated[Path, typer.Option(help="folder to write")],
+    source: Annotated[Path | None, typer.Option(help="folder of the raw release")] = None,
+    samples: Annotated[int, typer.Option(help="simulated: patients")] = 1000,
+    modalities: Annotated[int, typer.Option(help="simulated: vector modalities")] = 3,
+    seed: Annotated[int, typer.Option(help="simulated: decides everything")] = 0,
+    items: Annotated[str, typer.Option(help="mmist-ccrcc: all or chosen scans and slides")] = "all",
+) -> None:
+    """Build a cohort folder from a raw release, or simulate one whose best AUROC is known.
+
+    Example: adacomed cohort build simulated --samples 1000 --seed 0 --out cohorts/simulated
+    """
+    if name == "simulated":
+        from adacomed.datasets import simulated
+
+        simulated.build(out, samples=samples, modalities=modalities, seed=seed)
+    elif name == "mmist-ccrcc":
+        _mmist_ccrcc(source, out, items)
+    else:
+        raise InputError(f"cohort build: no cohort {name!r}{nearest(name, BUILDERS)}")
+    typer.echo(f"wrote {out}")
+
+
+def _mmist_ccrcc(source: Path | None, out: Path, items: str) -> None:
+    from adacomed.datasets import mmist_ccrcc
+
+    if source is None:
+        raise InputError(
+            "cohort build mmist-ccrcc: --source, the folder of the release, is missing"
+        )
+    if items not in ("all", "chosen"):
+        raise InputError(f"--items {items!r}: expected all or chosen")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        mmist_ccrcc.build(source, out, items="all" if items == "all" else "chosen")
+    _table("MMIST ccRCC", ["", "expected", "found"], mmist_ccrcc.built_counts(out).rows())
+    for warning in caught:
+        typer.echo(f"warning: {warning.message}", err=True)
+
+
+def _print(report: CheckReport) -> None:
+    typer.echo(f"{report.name}: {report.samples} samples of {report.patients} patients")
+    patterns = sorted(report.patterns.items(), key=lambda pair: -pair[1])
+    _table("Modalities", ["present together", "samples"], patterns)
+    keys = ["task", "split", "class", "samples", "share"]
+    _table("Labels", keys, [[row[k] for k in keys] for row in report.tasks])
+    keys = ["modality", "column", "type", "distinct", "missing"]
+    _table("Columns", keys, [[row[k] for k in keys] for row in report.columns])
+    for kind, messages in (("error", report.errors), ("warning", report.warnings)):
+        for message in messages:
+            typer.echo(f"{kind}: {message}")
+    errors, warned = len(report.errors), len(report.warnings)
+    typer.echo(f"{errors} errors, {warned} warnings" if errors or warned else "no problem found")
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table with rules on a terminal; aligned plain text when piped."""
+    if not rows:
+        return
+    cells = [[_cell(value) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        table = Table(title=title, title_justify="left")
+        for number, name in enumerate(header):
+            numeric = not isinstance(rows[0][number], str)
+            table.add_column(name, justify="right" if numeric else "left")
+        for row in cells:
+            table.add_row(*map(escape, row))
+        Console().print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    typer.echo(f"\n{title}")
+    for row in [list(header), *cells]:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        typer.echo(f"  {line.rstrip()}")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if isinstance(value, float) else str(value)

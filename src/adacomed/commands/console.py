@@ -1,0 +1,76 @@
+"""What the commands print: progress on a terminal, plain lines when piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from adacomed.training.grid import Cell
+
+err = Console(stderr=True, highlight=False)  # progress and notes; results go to stdout
+
+
+class GridProgress:
+    """Progress of a grid: cells done, and inside the running ones epochs by stage."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._finished = progress, total, 0
+        self._epochs: dict[str, int] = {}
+        self._started = time.perf_counter()
+        self._task = progress.add_task("training", total=total) if progress else None
+
+    def tick(self, cell: str, stage: str) -> None:
+        """One more epoch of `cell` is done."""
+        self._epochs[cell] = self._epochs.get(cell, 0) + 1
+        if self._progress and self._task is not None and self._epochs[cell] % 5 == 0:
+            method = cell.partition("~")[0]
+            line = f"{method}: {stage}, epoch {self._epochs[cell]}"
+            self._progress.update(self._task, description=line)
+
+    def done(self, cell: Cell) -> None:
+        """A cell is finished."""
+        self._finished += 1
+        if self._progress and self._task is not None:
+            self._progress.advance(self._task)
+        else:
+            seconds = time.perf_counter() - self._started
+            err.print(f"[{self._finished}/{self._total}] {cell.name} ({seconds:.0f} s)")
+
+
+@contextmanager
+def grid_progress(total: int) -> Iterator[GridProgress]:
+    """A live bar on a terminal; one line per finished cell when piped."""
+    if not err.is_terminal:
+        yield GridProgress(None, total)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err) as progress:
+        yield GridProgress(progress, total)
+
+
+def note(text: str) -> None:
+    """A line about what is going on, on stderr."""
+    err.print(text, markup=False)
+
+
+def say(text: str) -> None:
+    """A result, on stdout."""
+    print(text, file=sys.stdout, flush=True)

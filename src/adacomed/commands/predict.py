@@ -1,0 +1,78 @@
+"""`adacomed predict`: a finished run × a cohort → predictions.parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from adacomed.cohort.cohort import Cohort, load_cohort
+from adacomed.commands.console import note, say
+from adacomed.errors import InputError, nearest
+from adacomed.inference import forward, gather_for, prediction_frame, probabilities
+from adacomed.schema import Predictions, Samples
+from adacomed.training.checkpoint import load_run, write_parquet
+
+
+def predict(
+    run: Path,
+    cohort: Path,
+    out: Path = Path("predictions.parquet"),
+    samples: str = "",
+    batch_size: int = 256,
+) -> None:
+    """Predict every patient of a cohort, or some, with a finished run.
+
+    A patient may lack any modality. With the default preset a patient's numbers depend on that
+    patient alone, not on the batch.
+
+    Args:
+        run: folder of a finished run, such as runs/demo/run.
+        cohort: cohort folder or YAML with the new patients; labels are not needed.
+        out: parquet file to write.
+        samples: comma-separated sample ids [default: all].
+        batch_size: patients at a time.
+
+    Example:
+        adacomed predict runs/demo/run runs/demo/cohort --out new.parquet --samples p0001,p0002
+    """
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size}: expected 1 or more")
+    model = load_run(run)
+    patients = _chosen(load_cohort(cohort, labels=False), samples)
+    inputs = gather_for(model, patients)
+    output = forward(model.trained, inputs, batch_size=batch_size)
+    frame = prediction_frame(
+        inputs,
+        probabilities(output),
+        output=output,
+        task=model.task,
+        method=model.method,
+        split="new",
+        threshold=model.trained.threshold,
+        seed=int(model.meta["seed"]),
+    )
+    split = patients.samples[Samples.SPLIT].fill_null("new")
+    frame = frame.with_columns(split.alias(Predictions.SPLIT))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_parquet(frame, out)
+    if model.meta["simulated"]:
+        note("the run was trained on simulated data")
+    say(f"{len(frame)} predictions: {out}")
+
+
+def _chosen(cohort: Cohort, samples: str) -> Cohort:
+    """The cohort's samples named in `samples`, in that order."""
+    wanted = [s.strip() for s in samples.split(",") if s.strip()]
+    if not wanted:
+        return cohort
+    ids = cohort.samples[Samples.SAMPLE_ID].to_list()
+    position = {s: i for i, s in enumerate(ids)}
+    for name in wanted:
+        if name not in position:
+            close = nearest(name, ids) if len(ids) <= 10_000 else ""
+            hint = close if "did you mean" in close else f"; it has {len(ids)} samples"
+            raise InputError(f"no sample {name!r} in {cohort.card.name}{hint}")
+    return cohort.take(np.array([position[s] for s in dict.fromkeys(wanted)]))
+
+

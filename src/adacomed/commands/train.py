@@ -1,0 +1,82 @@
+"""`adacomed train`: one model, from an experiment YAML to a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from adacomed.commands.console import grid_progress, note, say
+from adacomed.config import load_experiment
+from adacomed.errors import InputError
+from adacomed.evaluation.compare import summarise, text_table
+from adacomed.report.report import write_report
+from adacomed.schema import RunFiles
+from adacomed.training.checkpoint import save_run, write_json, write_parquet, written_whole
+from adacomed.training.grid import Cell
+from adacomed.training.methods import Problem, check_methods, run_method
+from adacomed.training.prepare import describe, one_fold, prepare
+
+
+def train(
+    experiment: Path,
+    overrides: list[str] = [],  # noqa: B006  (Typer copies it)
+    out: Path = Path("runs/run"),
+    method: str = "adacomed",
+    force: bool = False,
+) -> None:
+    """Train one model and write a run folder: model, predictions, metrics, report.
+
+    Every choice (epochs, weighting strategy, threshold) is made on validation patients; the test
+    patients are predicted once, at the end.
+
+    Args:
+        experiment: YAML with at least cohort: (a cohort folder or YAML).
+        overrides: settings over the file's, such as training.epochs=3 model.strategy=threshold.
+        out: run folder to write.
+        method: adacomed, or a neural baseline: small, large-ensemble, average, <modality>-large.
+        force: replace an existing run folder.
+
+    Example:
+        adacomed train experiment.yaml --out runs/first seed=1 training.epochs=30
+    """
+    settings = load_experiment(experiment, overrides)
+    if out.exists() and not force:
+        raise InputError(f"{out} exists; give another --out, or --force to replace it")
+    prepared = prepare(settings)
+    fold = one_fold(settings, prepared)
+    note(describe(prepared, [fold]))
+    check_methods([method], prepared.inputs)
+    problem = Problem(settings, prepared.inputs, fold, prepared.task, settings.seed)
+    cell = Cell(method, fold, settings.seed)
+    with grid_progress(1) as progress:
+        result = run_method(method, problem, lambda stage: progress.tick(cell.name, stage))
+        progress.done(cell)
+    if result.trained is None:
+        raise InputError(f"method {method!r} has no model to save; use adacomed compare for it")
+    table = summarise(result.predictions)
+    with written_whole(out, replace=force) as folder:
+        save_run(
+            folder,
+            result.trained,
+            experiment=settings,
+            card=prepared.cohort.card,
+            task=prepared.task,
+            classes=prepared.inputs.classes,
+            method=method,
+        )
+        write_parquet(result.predictions, folder / RunFiles.PREDICTIONS)
+        write_parquet(result.history, folder / RunFiles.HISTORY)
+        write_json(folder / RunFiles.METRICS, _metrics(prepared.cohort.card, result.choices, table))
+        write_report(folder, table=table)
+    say(text_table(table))
+    say(f"run: {out}\nreport: {out / RunFiles.REPORT}")
+
+
+def _metrics(card: object, choices: dict[str, object], table: pl.DataFrame) -> dict[str, object]:
+    return {
+        "title": getattr(card, "title", "") or getattr(card, "name", ""),
+        "simulated": getattr(card, "simulated", False),
+        "choices": choices,
+        "test": table.to_dicts(),
+    }

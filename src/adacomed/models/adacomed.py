@@ -1,0 +1,198 @@
+"""AdaCoMed: the parts put together (Fig. 3, Eq. 6 and the mixture inside Eq. 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from adacomed.models import alignment, weighting
+from adacomed.models.alignment import Bank, Projection
+from adacomed.models.batch import Batch, Output
+from adacomed.models.mome import MoME
+
+
+class SmallModel(Protocol):
+    """What any small multimodal model must offer to take part."""
+
+    width: int
+    head: nn.Linear
+
+    def embed(self, small: dict[str, Tensor]) -> Tensor:
+        """Small inputs → e_small (B, width)."""
+        ...
+
+
+class Weighting(nn.Module):
+    """The thin, stateful twin of models/weighting.py: one strategy with its constants.
+
+    Args:
+        strategy: a name of `weighting.STRATEGIES`, or `inverse_authors`.
+        detach: no gradient through s into the weights (the default preset).
+        batch_mean: preset `authors`: the batch mean of s weighs every patient, in evaluation too.
+        t: threshold of the threshold strategy; "median" follows the median of s while training (a
+            running mean over batches) and is set on validation afterwards.
+    """
+
+    t: Tensor
+
+    def __init__(
+        self,
+        strategy: str,
+        *,
+        T: float = 1.0,
+        alpha: float = 1.0,
+        sigma: float = 1.0,
+        t: float | Literal["median"] = 0.5,
+        k: float = 10.0,
+        detach: bool = True,
+        batch_mean: bool = False,
+    ) -> None:
+        super().__init__()
+        self.strategy, self.detach, self.batch_mean = strategy, detach, batch_mean
+        self.follow = t == "median" and strategy == "threshold"
+        self.register_buffer("t", torch.tensor(torch.nan if t == "median" else t))
+        if strategy == "learnable":
+            self.theta = nn.Parameter(torch.zeros(2))
+        constants: dict[str, Callable[[Tensor], weighting.Weights]] = {
+            "ensemble": weighting.ensemble,
+            "learnable": lambda s: weighting.learnable(s, self.theta),
+            "inverse": lambda s: weighting.inverse(s, T=T, alpha=alpha),
+            "inverse_authors": lambda s: weighting.inverse_authors(s, T=T, alpha=alpha),
+            "gaussian": lambda s: weighting.gaussian(s, sigma=sigma),
+            "threshold": lambda s: weighting.threshold(s, t=self.t, k=k),
+        }
+        self.weigh = constants[strategy]
+
+    def forward(self, s: Tensor) -> weighting.Weights:
+        """s (B,) → w_large, w_small (B,)."""
+        if self.detach:
+            s = s.detach()
+        if self.batch_mean:
+            s = s.mean().expand_as(s)
+        if self.follow and self.training:
+            median = s.detach().median()
+            self.t.copy_(median if self.t.isnan() else 0.9 * self.t + 0.1 * median)
+        return self.weigh(s)
+
+
+class AdaCoMed(nn.Module):
+    """Large branch, small branch, shared head, adaptive weights.
+
+    Args:
+        mome: embeddings, present → e_large (B, H), router weights (B, C) (Eq. 1–2).
+        small: pretrained small model; its body stays frozen, its head becomes f.
+        p: projection into the joint space (Eq. 3).
+        weighting: s → w_large, w_small (Table 1).
+        bank: fixed candidates of Eq. 4; None: the batch itself, as in `paper`.
+        temperature: τ of Eq. 4.
+        score: "own" is Eq. 4; "mean_negative" is the released code's.
+        mix: what Eq. 7 mixes, the branches' "logits" or their "probabilities".
+        head_init: start p and f so that f(z_small) equals the pretrained logits.
+    """
+
+    def __init__(
+        self,
+        *,
+        mome: MoME,
+        small: SmallModel,
+        p: Projection,
+        weighting: Weighting,
+        bank: Bank | None,
+        temperature: float = 0.07,
+        score: Literal["own", "mean_negative"] = "own",
+        mix: Literal["logits", "probabilities"] = "logits",
+        head_init: bool = True,
+    ) -> None:
+        super().__init__()
+        assert isinstance(small, nn.Module)
+        d = p.adapter_small.out_features
+        self.mome, self.p, self.weighting, self.bank = mome, p, weighting, bank
+        self.temperature, self.score, self.mix = temperature, score, mix
+        self.to_head = nn.Linear(d, small.width)  # d is free; f keeps the small model's width
+        self.f = nn.Linear(small.width, small.head.out_features)
+        self.f.load_state_dict(small.head.state_dict())
+        self.small = small.requires_grad_(False)
+        if head_init:
+            self._start_from_small_model()
+
+    def _start_from_small_model(self) -> None:
+        """f(z_small) equals the pretrained logits at step 0, whatever d is (Sec. 3.3)."""
+        Q = alignment.head_isometry(self.f.weight.detach(), self.to_head.in_features)  # (d, E)
+        with torch.no_grad():
+            self.p.adapter_small.weight.copy_(Q)
+            self.p.adapter_small.bias.zero_()
+            self.to_head.weight.copy_(Q.T)
+            self.to_head.bias.zero_()
+
+    def train(self, mode: bool = True) -> AdaCoMed:
+        """Training mode for everything but the frozen small body (its dropout stays off)."""
+        super().train(mode)
+        self.small.train(False)
+        return self
+
+    def head(self, z: Tensor) -> Tensor:
+        """Eq. 6: the shared head f, z (B, d) → logits (B, K)."""
+        logits: Tensor = self.f(self.to_head(z))
+        return logits
+
+    def forward(self, batch: Batch) -> Output:
+        """Predict B patients; see `Output` for the fields."""
+        e_large, router = self.mome(batch.embeddings, batch.present)  # (B, H), (B, C)
+        with torch.no_grad():
+            e_small = self.small.embed(batch.small)
+        z_large, z_small = self.p.large(e_large), self.p.small(e_small)  # (B, d)
+        s = self.similarity(z_large, z_small, batch.index)
+        w_large, w_small = self.weighting(s)
+        alone = ~batch.present.any(-1)  # no large modality: the small model speaks alone
+        w_large, w_small = w_large.masked_fill(alone, 0.0), w_small.masked_fill(alone, 1.0)
+        logits_large, logits_small = self.head(z_large), self.head(z_small)  # (B, K)
+        return Output(
+            logits=self.mixture(logits_large, logits_small, w_large, w_small),
+            logits_large=logits_large,
+            logits_small=logits_small,
+            z_large=z_large,
+            z_small=z_small,
+            s=s,
+            w_large=w_large,
+            w_small=w_small,
+            router=router,
+        )
+
+    def similarity(self, z_large: Tensor, z_small: Tensor, index: Tensor | None) -> Tensor:
+        """s of Eq. 4, (B,): against the bank where there is one, else within the batch."""
+        if self.score == "mean_negative":
+            return alignment.mean_negative_similarity(
+                z_large, z_small, temperature=self.temperature
+            )
+        if self.bank is None:
+            return alignment.log_similarity(
+                z_large, z_small, temperature=self.temperature
+            ).exp()
+        bank = self.p.small(self.bank.e_small) if self.training else self.bank.z_small
+        return alignment.log_similarity(
+            z_large,
+            z_small,
+            temperature=self.temperature,
+            bank=bank,
+            exclude=self.bank.exclude(index),
+        ).exp()
+
+    def mixture(self, large: Tensor, small: Tensor, w_large: Tensor, w_small: Tensor) -> Tensor:
+        """Inside Eq. 7: the weighted branches as logits (B, K)."""
+        wl, ws = w_large[:, None], w_small[:, None]
+        if self.mix == "logits":
+            return wl * large + ws * small
+        # log-probabilities are logits of the mixture; logaddexp keeps a weight of zero finite
+        tiny = torch.finfo(large.dtype).tiny
+        return torch.logaddexp(
+            large.log_softmax(-1) + wl.clamp_min(tiny).log(),
+            small.log_softmax(-1) + ws.clamp_min(tiny).log(),
+        )
+
+    def refresh(self) -> None:
+        """Store the bank's z_small under the current p; a loaded model's bank is final already."""
+        if self.bank is not None and self.training:
+            self.bank.freeze(self.p)

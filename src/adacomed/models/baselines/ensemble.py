@@ -1,0 +1,51 @@
+"""`large-ensemble` (concatenated embeddings and a head) and `average` (mean of the two logits)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from adacomed.models.batch import Batch, Output
+from adacomed.models.mome import mlp
+
+
+class LargeEnsemble(nn.Module):
+    """The paper's naive fusion: every modality's embedding side by side, then an MLP head.
+
+    Absent modalities are zero (the training mean, inputs are standardised) with a presence flag.
+    """
+
+    def __init__(
+        self, widths: Mapping[str, int], *, H: int, classes: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.modalities = list(widths)
+        self.head = mlp(sum(widths.values()) + len(widths), classes, hidden=H, dropout=dropout)
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits (B, K), as the whole prediction and as the large branch."""
+        parts = [
+            torch.where(batch.present[:, m, None], batch.embeddings[name], 0.0)
+            for m, name in enumerate(self.modalities)
+        ]
+        flags = batch.present.to(parts[0].dtype)
+        logits = self.head(torch.cat([*parts, flags], dim=-1))
+        return Output(logits=logits, logits_large=logits)
+
+
+class Average(nn.Module):
+    """Mean of the logits of a trained large-ensemble and a trained small model."""
+
+    def __init__(self, large: nn.Module, small: nn.Module) -> None:
+        super().__init__()
+        self.large, self.small = large, small
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits (B, K) and both branches with equal weight."""
+        a, b = self.large(batch).logits, self.small(batch).logits
+        half = torch.full((len(batch),), 0.5, dtype=a.dtype, device=a.device)
+        return Output(
+            logits=(a + b) / 2, logits_large=a, logits_small=b, w_large=half, w_small=half
+        )

@@ -1,0 +1,169 @@
+"""Presets: one named set of values each, printed with every result, and the builders that use them.
+
+`paper` is the text, literally. `authors` is bug-compatible with the released code (rows 1–6 of
+reference/released-code.md). `default` is what we stand behind. In `paper` and `authors` a patient's
+prediction depends on who else is in the batch; in `default` it never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from adacomed.models.adacomed import AdaCoMed, SmallModel, Weighting
+from adacomed.models.alignment import Bank, Projection
+from adacomed.models.mome import (
+    Experts,
+    MoME,
+    PatientAttention,
+    Router,
+    TokenAttention,
+    mlp,
+    modality_subsets,
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Every value on which the paper, the released code and the default may differ."""
+
+    # architecture
+    H: int = 64
+    d: int = 64
+    heads: int = 4
+    dropout: float = 0.3
+    attention: Literal["tokens", "patients"] = "tokens"
+    residual: bool = True  # residual + LayerNorm around attention, p starts as the identity
+    expert_view: Literal["subset", "all"] = "subset"
+    complete_cases: bool = False  # patients with an absent modality are left out
+    # alignment
+    tau: float = 0.07
+    lambda_: float = 0.5
+    score: Literal["own", "mean_negative"] = "own"
+    bank_size: int | None = 256  # None: the batch itself
+    head_init: bool = True
+    # weighting
+    strategy: str = "auto"  # chosen on validation among `weighting.STRATEGIES`
+    inverse: Literal["inverse", "inverse_authors"] = "inverse"
+    T: float = 1.0
+    alpha: float = 1.0
+    sigma: float = 1.0
+    t: float | Literal["median"] = "median"  # "median": the median of s on validation
+    k: float = 10.0
+    detach: bool = True
+    batch_mean: bool = False
+    mix: Literal["logits", "probabilities"] = "logits"
+    # optimisation
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    epochs: int = 40
+    label_smoothing: float = 0.0
+    fusion_class_weights: bool = True  # the small model's pretraining always has them
+    prior_correction: bool = True  # undo the class weights' shift of the probabilities
+    members: int = 1
+
+
+_PAPER = Preset(
+    H=512,
+    d=512,
+    heads=4,
+    dropout=0.1,
+    residual=False,
+    expert_view="all",
+    complete_cases=True,
+    bank_size=None,
+    head_init=False,
+    t=0.5,
+    detach=False,
+    mix="probabilities",
+    optimizer="adam",
+    lr=1e-4,
+    weight_decay=0.0,
+    epochs=100,
+    fusion_class_weights=False,
+    prior_correction=False,
+)
+
+PRESETS: dict[str, Preset] = {
+    "default": Preset(),
+    "paper": _PAPER,
+    "authors": Preset(
+        H=512,
+        d=512,
+        heads=4,
+        dropout=0.1,
+        attention="patients",
+        residual=False,
+        expert_view="subset",
+        complete_cases=True,
+        bank_size=None,
+        head_init=False,
+        lambda_=0.0,
+        score="mean_negative",
+        inverse="inverse_authors",
+        t=0.95,
+        detach=False,
+        batch_mean=True,
+        optimizer="adam",
+        lr=1e-4,
+        weight_decay=0.0,
+        epochs=100,
+        fusion_class_weights=False,
+        prior_correction=False,
+    ),
+}
+
+
+def build_mome(preset: Preset, widths: Mapping[str, int]) -> MoME:
+    """MoME for modalities of native widths D_m."""
+    M, H = len(widths), preset.H
+    subsets = modality_subsets(M)
+    everything = tuple(range(M))
+    attention = (
+        TokenAttention(H, heads=preset.heads, dropout=preset.dropout, residual=preset.residual)
+        if preset.attention == "tokens"
+        else PatientAttention(H, modalities=M, heads=preset.heads, dropout=preset.dropout)
+    )
+    views = subsets if preset.expert_view == "subset" else [everything for _ in subsets]
+    return MoME(
+        projections={m: mlp(D, H, hidden=H, dropout=preset.dropout) for m, D in widths.items()},
+        attention=attention,
+        router=Router(H, subsets),
+        experts=Experts(H, views, dropout=preset.dropout),
+    )
+
+
+def build_weighting(preset: Preset, strategy: str) -> Weighting:
+    """The strategy with the preset's constants."""
+    return Weighting(
+        preset.inverse if strategy == "inverse" else strategy,
+        T=preset.T,
+        alpha=preset.alpha,
+        sigma=preset.sigma,
+        t=preset.t,
+        k=preset.k,
+        detach=preset.detach,
+        batch_mean=preset.batch_mean,
+    )
+
+
+def build_adacomed(
+    preset: Preset, widths: Mapping[str, int], small: SmallModel, *, strategy: str
+) -> AdaCoMed:
+    """AdaCoMed around a pretrained small model, whose weights it takes over as they are."""
+    p = Projection(
+        preset.H, small.width, preset.d, dropout=preset.dropout, residual=preset.residual
+    )
+    return AdaCoMed(
+        mome=build_mome(preset, widths),
+        small=small,
+        p=p,
+        weighting=build_weighting(preset, strategy),
+        bank=Bank(preset.bank_size, small.width, preset.d) if preset.bank_size else None,
+        temperature=preset.tau,
+        score=preset.score,
+        mix=preset.mix,
+        head_init=preset.head_init,
+    )

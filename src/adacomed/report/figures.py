@@ -1,0 +1,227 @@
+"""Charts of how well the methods predict: ROC, precision-recall, paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import (  # type: ignore[import-untyped]
+    precision_recall_curve,
+    roc_curve,
+)
+
+from adacomed.report.page import Figure, Row, Spec, Table, interval, label, number
+from adacomed.report.source import CEILING, Source, one_vs_rest
+
+CURVE_POINTS = 300  # a curve is thinned to this; finer than a pixel of the chart
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one method is drawn in every chart."""
+
+    color: str
+    dash: str
+    width: float = 2
+    shown: bool = True
+
+
+def styles(methods: Sequence[str], headline: str, rival: str | None) -> dict[str, Style]:
+    """A style per method; the headline, `small`, `large-ensemble` and the rival are shown at first.
+
+    Colours are told apart by colour-blind readers and doubled by dashes.
+    """
+    first = [headline, "small", "large-ensemble", *([rival] if rival else [])]
+    order = [m for m in dict.fromkeys([*first, *methods]) if m in methods and m != CEILING]
+    result = {
+        method: Style(
+            color=f"var(--c{i % 8})",
+            dash=DASHES[i % len(DASHES)],
+            width=3 if method == headline else 1.8,
+            shown=method in first,
+        )
+        for i, method in enumerate(order)
+    }
+    if CEILING in methods:
+        result[CEILING] = Style("var(--muted)", "dot", 1.5, shown=False)
+    return result
+
+
+def line(x: ArrayLike, y: ArrayLike, name: str, style: Style, **more: Any) -> Spec:
+    """A line of one method, with an entry in the legend."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": rounded(x),
+        "y": rounded(y),
+        "name": label(name),
+        "meta": {"legend": name},
+        "line": {"color": style.color, "dash": style.dash, "width": style.width},
+        "visible": True if style.shown else "legendonly",
+        "hovertemplate": f"{label(name)}<br>%{{x:.2f}}, %{{y:.2f}}<extra></extra>",
+    } | more
+
+
+def rule(x: Sequence[float], y: Sequence[float], name: str) -> Spec:
+    """A thin grey line of reference."""
+    style = Style("var(--muted)", "dot", 1)
+    return line(x, y, name, style, hoverinfo="skip", hovertemplate=None)
+
+
+def rounded(values: ArrayLike, digits: int = 4) -> list[float | None]:
+    """Plain numbers for JSON; what is not finite is a gap (None)."""
+    array = np.round(np.asarray(values, dtype=np.float64), digits)
+    return [float(v) if np.isfinite(v) else None for v in array]
+
+
+def layout(x: str, y: str, **more: Any) -> Spec:
+    """A layout in the page's colours; `xaxis` and `yaxis` in `more` are merged."""
+    axis = {"gridcolor": "var(--grid)", "zeroline": False, "linecolor": "var(--muted)"}
+    return {
+        "height": 400,
+        "margin": {"l": 56, "r": 16, "t": 30, "b": 52},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"color": "var(--text)", "size": 13, "family": "system-ui, sans-serif"},
+        "hoverlabel": {"bgcolor": "var(--card)", "font": {"color": "var(--text)"}},
+        "modebar": {
+            "bgcolor": "rgba(0,0,0,0)",
+            "color": "var(--muted)",
+            "activecolor": "var(--c0)",
+        },
+        "showlegend": False,
+        "dragmode": False,
+        **{k: v for k, v in more.items() if k not in ("xaxis", "yaxis")},
+        "xaxis": axis | {"title": {"text": label(x)}, "automargin": True} | more.get("xaxis", {}),
+        "yaxis": axis | {"title": {"text": label(y)}, "automargin": True} | more.get("yaxis", {}),
+    }
+
+
+UNIT = {"range": [-0.01, 1.01], "tickformat": ".1f", "dtick": 0.2}
+
+
+def thin(*arrays: NDArray[Any]) -> list[NDArray[Any]]:
+    """At most CURVE_POINTS of each array, first and last kept."""
+    n = len(arrays[0])
+    index = np.unique(np.linspace(0, n - 1, min(n, CURVE_POINTS)).round().astype(int))
+    return [a[index] for a in arrays]
+
+
+def problems(source: Source, method: str) -> Iterable[tuple[str, NDArray[Any], NDArray[Any]]]:
+    """The method's binary problems that have both classes: name, y, p."""
+    for part, y, p in one_vs_rest(source, source.rows(method)):
+        if 0 < y.sum() < len(y):
+            yield (f"{method}, {part}" if part else method), y, p
+
+
+def roc(source: Source, look: dict[str, Style], aurocs: dict[str, str]) -> Figure | None:
+    """ROC curves of every method (K > 2: of every class against the rest)."""
+    data = [rule([0, 1], [0, 1], "chance")]
+    for method, style in look.items():
+        for name, y, p in problems(source, method):
+            fpr, tpr = thin(*roc_curve(y, p)[:2])
+            shown = f"{name} · {aurocs[name]}" if name in aurocs else name
+            data.append(line(fpr, tpr, shown, style))
+    if len(data) == 1:
+        return None
+    alt = "ROC curves: sensitivity against 1 − specificity. AUROC: " + "; ".join(
+        f"{method} {value}" for method, value in aurocs.items()
+    )
+    spec = {
+        "data": data,
+        "layout": layout("1 − specificity", "sensitivity", xaxis=UNIT, yaxis=UNIT),
+    }
+    return Figure("roc", "ROC curves", alt, spec)
+
+
+def precision_recall(
+    source: Source, look: dict[str, Style], auprcs: dict[str, str]
+) -> Figure | None:
+    """Precision-recall curves for the positive class, with the prevalence as the line of chance."""
+    data: list[Spec] = []
+    prevalence = None
+    for method, style in look.items():
+        for name, y, p in problems(source, method):
+            precision, recall, _ = precision_recall_curve(y, p, drop_intermediate=True)
+            shown = f"{name} · {auprcs[name]}" if name in auprcs else name
+            recall, precision = thin(recall, precision)
+            data.append(line(recall, precision, shown, style) | {"line": _steps(style)})
+            if prevalence is None and "," not in name:
+                prevalence = float(y.mean())
+    if not data:
+        return None
+    if prevalence is not None:
+        name = f"prevalence {number(prevalence)}"
+        data.append(rule([0, 1], [prevalence, prevalence], name))
+    alt = "Precision against recall for the positive class. AUPRC: " + "; ".join(
+        f"{method} {value}" for method, value in auprcs.items()
+    )
+    spec = {
+        "data": data,
+        "layout": layout("recall (sensitivity)", "precision", xaxis=UNIT, yaxis=UNIT),
+    }
+    return Figure("pr", "Precision–recall curves", alt, spec)
+
+
+def _steps(style: Style) -> Spec:
+    # precision between two thresholds is that of the nearer recall below: no straight interpolation
+    return {"color": style.color, "dash": style.dash, "width": style.width, "shape": "hv"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Headline minus `method` on the same patients; the interval is of 95 %."""
+
+    method: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low > 0 or self.high < 0
+
+
+def forest(differences: Sequence[Difference], headline: str, metric: str) -> Figure:
+    """Paired differences with their intervals, one row per rival."""
+    ordered = sorted(differences, key=lambda d: d.value)
+    names = [label(d.method) for d in ordered]
+    marker = [{True: "circle", False: "circle-open"}[d.clear] for d in ordered]
+    data = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": rounded([d.value for d in ordered]),
+        "y": names,
+        "error_x": {
+            "type": "data",
+            "array": rounded([d.high - d.value for d in ordered]),
+            "arrayminus": rounded([d.value - d.low for d in ordered]),
+            "color": "var(--c0)",
+            "thickness": 2,
+        },
+        "marker": {
+            "color": "var(--c0)",
+            "size": 10,
+            "symbol": marker,
+            "line": {"width": 2, "color": "var(--c0)"},
+        },
+        "hovertemplate": "%{y}: %{x:+.3f}<extra></extra>",
+    }
+    zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper"}
+    zero["line"] = {"color": "var(--muted)", "dash": "dot", "width": 1.5}
+    title = f"{headline} − rival, {metric}"
+    shape = layout(title, "", height=110 + 32 * len(ordered), shapes=[zero])
+    shape["yaxis"] |= {"type": "category", "range": [-0.6, len(ordered) - 0.4]}
+    rows = [Row([d.method, interval(d.value, d.low, d.high), "yes" if d.clear else "no"])
+            for d in reversed(ordered)]  # fmt: skip
+    caption = f"{headline} minus each rival, {metric}, same patients, 95 % intervals"
+    table = Table(caption, ["rival", "difference", "interval excludes 0"], rows)
+    alt = f"Forest plot. {caption}. " + "; ".join(
+        f"{d.method} {interval(d.value, d.low, d.high)}" for d in reversed(ordered)
+    )
+    return Figure("forest", "Paired differences", alt, {"data": [data], "layout": shape}, table)

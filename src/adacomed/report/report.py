@@ -1,0 +1,148 @@
+"""One folder in, one self-contained HTML page out: numbers with intervals, and pictures."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import polars as pl
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+
+from adacomed import __version__
+from adacomed.evaluation import compare
+from adacomed.report import sections
+from adacomed.report.page import Section, Spec
+from adacomed.report.source import CEILING, Source, read_source
+from adacomed.report.tables import differences, summary
+from adacomed.schema import Predictions, RunFiles
+
+
+@dataclass(frozen=True)
+class Page:
+    """What template.html shows, top to bottom."""
+
+    title: str
+    warnings: list[str]
+    summary: list[str]
+    sections: list[Section]
+    version: str
+    made: str
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Plotly figures by the id of their <figure>."""
+        return {figure.id: figure.spec for s in self.sections for figure in s.figures}
+
+
+def write_report(
+    source: Path,
+    out: Path | None = None,
+    *,
+    title: str | None = None,
+    table: pl.DataFrame | None = None,
+    paired: pl.DataFrame | None = None,
+    extra: Mapping[str, pl.DataFrame] | None = None,
+) -> Path:
+    """Write the HTML report of a run or a comparison folder; it opens from disk with no network.
+
+    Args:
+        source: folder with predictions.parquet (schema.Predictions) and, where they exist,
+            history.parquet, metrics.json, config.yaml, environment.json, inputs.json; a comparison
+            folder's `run/` is looked into for those that it lacks.
+        out: the file to write, default `source`/report.html; replaced only when complete.
+        title: default: metrics.json's `title`, else the folder's name. A simulated cohort
+            (metrics.json's `simulated`, or a `bayes` method) and random weights
+            (`random_weights`) are said in the title whatever it is.
+        table: `evaluation.compare.summarise(predictions)`, where it is already at hand.
+        paired: `evaluation.compare.paired(predictions)`, likewise.
+        extra: title → table, shown after the headline table.
+    Returns:
+        The path of the file.
+    Raises:
+        InputError: no folder, no usable predictions.parquet, or an unreadable file beside it.
+    """
+    found = read_source(source)
+    page = build_page(found, title=title, table=table, paired=paired, extra=extra or {})
+    target = out if out is not None else source / RunFiles.REPORT
+    _write(target, render(page))
+    return target
+
+
+def build_page(
+    source: Source,
+    *,
+    title: str | None,
+    table: pl.DataFrame | None,
+    paired: pl.DataFrame | None,
+    extra: Mapping[str, pl.DataFrame],
+) -> Page:
+    """Compute what the caller has not, and lay the sections out."""
+    if table is None:
+        table = compare.summarise(source.test)
+    if paired is None and len({CEILING, *table[Predictions.METHOD]}) > 2:
+        paired = compare.paired(source.test, reference=source.headline)
+    clear = differences(paired, source.headline)
+    name, warnings = full_title(source, title)
+    return Page(
+        title=name,
+        warnings=warnings,
+        summary=summary(source, table, clear),
+        sections=sections.every(source, table, clear, extra),
+        version=__version__,
+        made=date.today().isoformat(),
+    )
+
+
+def full_title(source: Source, given: str | None) -> tuple[str, list[str]]:
+    """The page's title, which says what is not real, and a sentence for each such thing."""
+    title = given or str(source.metrics.get("title") or f"AdaCoMed report: {source.folder.name}")
+    parts: Sequence[tuple[bool, str, str]] = (
+        (source.simulated, "simulated", "The cohort is simulated: nothing here is about patients."),
+        (
+            bool(source.metrics.get("random_weights")),
+            "random weights",
+            "An encoder had random weights, not its trained ones: the numbers show that the path "
+            "works and say nothing of the method.",
+        ),
+    )
+    said = [(word, sentence) for true, word, sentence in parts if true]
+    lacking = [word for word, _ in said if word not in title.lower()]
+    if lacking:
+        title += f" ({', '.join(lacking)})"
+    return title, [sentence for _, sentence in said]
+
+
+def render(page: Page) -> str:
+    """The page as HTML; every text is escaped by the template."""
+    here = files("adacomed.report")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string((here / "template.html").read_text(encoding="utf-8"))
+    return template.render(
+        page=page,
+        style=Markup((here / "style.css").read_text(encoding="utf-8")),
+        script=Markup((here / "script.js").read_text(encoding="utf-8")),
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def _write(target: Path, text: str) -> None:
+    """Write beside the target, then rename: a report is never half there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".html")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)  # mkstemp's 0600 would keep colleagues out
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

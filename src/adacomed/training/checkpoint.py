@@ -1,0 +1,211 @@
+"""A run on disk: written whole or not at all, safetensors and JSON only, never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from adacomed import __version__
+from adacomed.config import Experiment
+from adacomed.errors import InputError
+from adacomed.models.batch import Output
+from adacomed.models.mome import modality_subsets
+from adacomed.readers.tabular import TableEncoder
+from adacomed.schema import CohortCard, RunFiles
+from adacomed.training.loader import FittedInputs, Standardiser
+from adacomed.training.neural import Trained, build_from_spec
+
+FORMAT = 1
+_PACKAGES = ("torch", "numpy", "polars", "scikit-learn", "scipy", "safetensors", "transformers")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, loaded.
+
+    Attributes:
+        trained: the model with its inputs, ready for `inference.forward`.
+        task, classes, method: what it predicts.
+        card: card of the cohort it was trained on.
+        meta: inputs.json as it stands on disk.
+        model_hash: sha256 of model.safetensors, for provenance.
+    """
+
+    folder: Path
+    trained: Trained
+    task: str
+    classes: tuple[str, ...]
+    method: str
+    card: CohortCard
+    meta: dict[str, Any]
+    model_hash: str
+
+
+@contextmanager
+def written_whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends well, and vanishes otherwise.
+
+    Raises:
+        InputError: `folder` exists and may not be replaced.
+    """
+    if folder.exists() and not replace:
+        raise InputError(f"{folder} exists; give another --out, or --force to replace it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            folder.rename(old)
+            partial.rename(folder)
+            shutil.rmtree(old)
+        else:
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def save_run(
+    folder: Path,
+    trained: Trained,
+    *,
+    experiment: Experiment,
+    card: CohortCard,
+    task: str,
+    classes: tuple[str, ...],
+    method: str,
+) -> None:
+    """Write config.yaml, environment.json, model.safetensors and inputs.json into `folder`."""
+    tensors = {f"model.{k}": v.contiguous() for k, v in trained.model.state_dict().items()}
+    for m, s in trained.fitted.large.items():
+        tensors[f"inputs.{m}.mean"] = torch.from_numpy(s.mean.copy())
+        tensors[f"inputs.{m}.scale"] = torch.from_numpy(s.scale.copy())
+        if s.components is not None:
+            tensors[f"inputs.{m}.components"] = torch.from_numpy(s.components.copy())
+    tensors["log_prior"] = trained.log_prior
+    save_file(tensors, folder / RunFiles.MODEL)
+    fitted = trained.fitted
+    names = list(fitted.large)
+    meta = {
+        "format": FORMAT,
+        "adacomed": __version__,
+        "method": method,
+        "task": task,
+        "classes": list(classes),
+        "preset": experiment.preset,
+        "seed": experiment.seed,
+        "title": card.title or card.name,
+        "simulated": card.simulated,
+        "threshold": trained.threshold,
+        "choices": trained.choices,
+        "experts": [" + ".join(names[m] for m in s) for s in modality_subsets(len(names))],
+        "spec": trained.spec,
+        "native": fitted.native,
+        "small": fitted.small,
+        "table_vectors": fitted.table_vectors,
+        "tables": {m: encoder.to_dict() for m, encoder in fitted.tables.items()},
+        "cohort": card.model_dump(mode="json", exclude_defaults=True),
+    }
+    write_json(folder / RunFiles.INPUTS, meta)
+    write_json(folder / RunFiles.ENVIRONMENT, environment())
+    resolved = experiment.model_dump(mode="json", by_alias=True)
+    (folder / RunFiles.CONFIG).write_text(yaml.safe_dump(resolved, sort_keys=False), "utf-8")
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run written by `save_run`.
+
+    Raises:
+        InputError: not a run folder, a damaged file, or a run of a newer format.
+    """
+    file = folder / RunFiles.INPUTS
+    if not file.is_file():
+        inner = folder / "run"
+        hint = f"; did you mean {inner}?" if (inner / RunFiles.INPUTS).is_file() else ""
+        raise InputError(f"{folder}: not a run folder (it has no {RunFiles.INPUTS}){hint}")
+    try:
+        meta = json.loads(file.read_text("utf-8"))
+        tensors = load_file(folder / RunFiles.MODEL)
+        if meta["format"] > FORMAT:
+            raise InputError(f"{folder}: written by a newer adacomed ({meta['adacomed']})")
+        trained = _rebuild(meta, tensors)
+        card = CohortCard.model_validate(meta["cohort"])
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"{folder}: the run is damaged ({type(error).__name__}); train it again"
+        ) from None
+    digest = hashlib.sha256((folder / RunFiles.MODEL).read_bytes()).hexdigest()
+    classes = tuple(meta["classes"])
+    return Run(folder, trained, meta["task"], classes, meta["method"], card, meta, digest)
+
+
+def _rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Trained:
+    large = {
+        m: Standardiser(
+            tensors[f"inputs.{m}.mean"].numpy(),
+            tensors[f"inputs.{m}.scale"].numpy(),
+            c.numpy() if (c := tensors.get(f"inputs.{m}.components")) is not None else None,
+        )
+        for m in meta["native"]
+    }
+    tables = {m: TableEncoder.from_dict(state) for m, state in meta["tables"].items()}
+    fitted = FittedInputs(large, meta["native"], tables, meta["small"], meta["table_vectors"])
+    model = build_from_spec(meta["spec"], fitted, len(meta["classes"]))
+    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    model.load_state_dict(weights)
+    return Trained(
+        model=model.eval(),
+        fitted=fitted,
+        spec=meta["spec"],
+        log_prior=tensors["log_prior"],
+        threshold=meta["threshold"],
+        val_output=Output(logits=torch.zeros(0, len(meta["classes"]))),
+        choices=meta["choices"],
+    )
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers were computed with."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "adacomed": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "packages": packages,
+    }
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Indented UTF-8 JSON."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write through a temporary name, so that a reader never sees half a file."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    frame.write_parquet(partial)
+    partial.replace(path)

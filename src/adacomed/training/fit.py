@@ -1,0 +1,157 @@
+"""Algorithm 1: the one loop that trains AdaCoMed, the small model and every neural baseline."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from adacomed.models.batch import Batch, Output
+from adacomed.training.objective import Objective
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to optimise: constants of the loop, none of the model."""
+
+    epochs: int = 100
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    optimizer: str = "adam"
+    batch_size: int = 64
+    patience: int | None = 10  # None: no early stopping
+    stop_after: int | None = None  # leave the schedule as it is, stop early
+
+
+@dataclass
+class FitResult:
+    """What a fit leaves behind beside the model itself.
+
+    Attributes:
+        best_epoch: epochs trained in the weights that the model now holds (1-based).
+        history: rows of (epoch, part, metric, value).
+        val_outputs: with `keep_val`, the validation patients' output after every epoch.
+    """
+
+    best_epoch: int
+    history: list[tuple[int, str, str, float]] = field(default_factory=list)
+    val_outputs: list[Output] = field(default_factory=list)
+
+
+def fit(
+    model: nn.Module,
+    train: Batch,
+    *,
+    objective: Objective,
+    recipe: Recipe,
+    seed: int,
+    val: Batch | None = None,
+    score: Callable[[Tensor, Tensor], float] | None = None,
+    keep_val: bool = False,
+    on_epoch: Callable[[], None] | None = None,
+) -> FitResult:
+    """Train `model` in place.
+
+    Args:
+        train: all training patients, with target and index.
+        val: validation patients. With a `patience` the weights of their best epoch are kept.
+        score: (logits (N, K), target (N,)) → value on validation, higher is better.
+        keep_val: keep every epoch's validation output (to choose epochs over several folds).
+        on_epoch: called after every epoch (progress bar).
+    Raises:
+        FloatingPointError: the loss is not finite; nothing is skipped silently.
+    Source: AdaCoMed Algorithm 1; Adam with a cosine schedule (Sec. 4.1).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = _optimizer(recipe, parameters)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.epochs)
+    result = FitResult(best_epoch=0)
+    best_score, best_state = -torch.inf, None
+    for epoch in range(1, (recipe.stop_after or recipe.epochs) + 1):
+        means = _train_epoch(model, train, objective, optimizer, recipe.batch_size, generator)
+        schedule.step()
+        result.history += [(epoch, "train", name, value) for name, value in means.items()]
+        if val is not None and score is not None:
+            output = evaluate(model, val)
+            assert val.target is not None
+            value = score(output.logits, val.target)
+            losses = objective(output, val.target) if len(val) > 1 else {}
+            result.history += [(epoch, "val", k, float(v)) for k, v in losses.items()]
+            result.history.append((epoch, "val", "auroc", value))
+            if keep_val:
+                result.val_outputs.append(output)
+            if value > best_score:
+                best_score, result.best_epoch = value, epoch
+                best_state = copy.deepcopy(model.state_dict())
+        if on_epoch is not None:
+            on_epoch()
+        stale = epoch - result.best_epoch
+        if recipe.patience is not None and best_state is not None and stale >= recipe.patience:
+            break
+    if recipe.patience is not None and best_state is not None:
+        model.load_state_dict(best_state)
+    else:
+        result.best_epoch = epoch
+    prepare(model)
+    return result
+
+
+def prepare(model: nn.Module) -> None:
+    """Bring derived state (the bank of Eq. 4) up to date with the weights, and switch to eval."""
+    for module in model.modules():
+        refresh = getattr(module, "refresh", None)
+        if callable(refresh):
+            refresh()
+    model.eval()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batch: Batch) -> Output:
+    """Output of all patients of `batch` in evaluation mode, without the training set's index."""
+    prepare(model)
+    return model(Batch(batch.embeddings, batch.present, batch.small)).detach()  # type: ignore[no-any-return]
+
+
+def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _train_epoch(
+    model: nn.Module,
+    train: Batch,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """One pass over the training patients; means of the losses, s and w_large."""
+    model.train()
+    sums: dict[str, float] = {}
+    for rows in batches(len(train), batch_size, generator):
+        batch = train.rows(rows)
+        assert batch.target is not None
+        output = model(batch)
+        losses = objective(output, batch.target)
+        if not torch.isfinite(losses["loss"]):
+            raise FloatingPointError(f"the training loss became {losses['loss'].item()}")
+        optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        shown = {**losses, "s": output.s, "w_large": output.w_large}
+        for name, value in shown.items():
+            if value is not None:
+                sums[name] = sums.get(name, 0.0) + float(value.detach().mean()) * len(rows)
+    return {name: total / len(train) for name, total in sums.items()}
+
+
+def batches(n: int, size: int, generator: torch.Generator) -> list[Tensor]:
+    """Shuffled row indices in batches; a last batch of one joins the one before (Eq. 5 needs two)."""
+    parts = list(torch.randperm(n, generator=generator).split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts

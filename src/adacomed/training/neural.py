@@ -1,0 +1,338 @@
+"""Training of every neural method, AdaCoMed first, through one plan and one loop."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from adacomed.config import Experiment
+from adacomed.evaluation.discrimination import choose_threshold
+from adacomed.models.adacomed import AdaCoMed
+from adacomed.models.baselines.ensemble import Average, LargeEnsemble
+from adacomed.models.baselines.single import SingleLarge
+from adacomed.models.batch import Batch, Output
+from adacomed.models.presets import PRESETS, Preset, build_adacomed
+from adacomed.models.small.shallow import ShallowSmall
+from adacomed.models.weighting import STRATEGIES
+from adacomed.training.fit import Recipe
+from adacomed.training.loader import FittedInputs
+from adacomed.training.objective import Objective, class_weights
+from adacomed.training.seed import derive
+from adacomed.training.selection import Build, Choice, Part, Plan, Tick, choose, finish
+
+
+@dataclass
+class Trained:
+    """A neural method, trained, with everything that a prediction needs.
+
+    Attributes:
+        model: in evaluation mode.
+        fitted: scalers and vocabularies.
+        spec: what rebuilds the model before its weights are loaded (`build_from_spec`).
+        log_prior: (K,) subtracted from the logits: undoes the class weights' shift.
+        threshold: on the positive class's probability, chosen on validation.
+        val_output: validation patients' output in the order of the plan, prior corrected.
+        history: stage, epoch, part, metric, value.
+        choices: what was chosen on validation, for people.
+    """
+
+    model: nn.Module
+    fitted: FittedInputs
+    spec: dict[str, Any]
+    log_prior: Tensor
+    threshold: float
+    val_output: Output
+    history: list[tuple[str, int, str, str, float]] = field(default_factory=list)
+    choices: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve_preset(experiment: Experiment) -> Preset:
+    """The experiment's preset with its own values put over it."""
+    values = {
+        **experiment.model.model_dump(exclude_none=True),
+        **{
+            name: value
+            for name in ("epochs", "lr", "weight_decay", "label_smoothing")
+            if (value := getattr(experiment.training, name)) is not None
+        },
+    }
+    return replace(PRESETS[experiment.preset], **values)
+
+
+def correct_prior(output: Output, log_prior: Tensor) -> Output:
+    """Subtract the log class weights from every logit.
+
+    A model trained with class weights w_k estimates p_k w_k / Σ p w; dividing w out again makes its
+    output a probability at the training prevalence. It changes no ranking between two patients of a
+    binary task.
+    """
+    return replace(
+        output,
+        **{
+            name: logits - log_prior.to(logits)
+            for name in ("logits", "logits_large", "logits_small")
+            if (logits := getattr(output, name)) is not None
+        },
+    )
+
+
+class Trainer:
+    """One fold's training of any neural method.
+
+    Args:
+        experiment: settings; the preset and its overrides decide every constant.
+        plan: parts to train and validate on.
+        classes: K.
+        seed: of this fold and repetition.
+        tick: called with the stage's name after every epoch.
+    """
+
+    def __init__(
+        self, experiment: Experiment, plan: Plan, *, classes: int, seed: int, tick: Tick
+    ) -> None:
+        self.experiment, self.plan, self.K, self.seed = experiment, plan, classes, seed
+        self.preset = resolve_preset(experiment)
+        self.tick = tick
+        self.recipe = Recipe(
+            epochs=self.preset.epochs,
+            lr=self.preset.lr,
+            weight_decay=self.preset.weight_decay,
+            optimizer=self.preset.optimizer,
+            batch_size=experiment.training.batch_size,
+            patience=experiment.training.patience,
+        )
+        self._smalls: dict[str, ShallowSmall] = {}
+        self._small_choice: Choice | None = None
+
+    # ---- the methods ----------------------------------------------------------------------------
+    def adacomed(self) -> Trained:
+        """Algorithm 1, its strategy and epoch count chosen on validation."""
+        small = self._choose_small()
+        named = self.preset.strategy
+        candidates = list(STRATEGIES) if named == "auto" else [named]
+        choices = {s: self._choose("adacomed", self._fusion(s), s) for s in candidates}
+        best = max(candidates, key=lambda s: choices[s].score)
+        model, part = self._finish("adacomed", choices[best], self._fusion(best))
+        assert isinstance(model, AdaCoMed)
+        _set_threshold_t(model, choices[best].output)
+        spec = {
+            "model": "adacomed",
+            "preset": asdict(self.preset),
+            "strategy": best,
+            "small_width": self.experiment.small.width,
+            "bank": 0 if model.bank is None else len(model.bank.z_small),
+        }
+        trained = self._trained(model, part, choices[best], spec, "adacomed", fusion=True)
+        trained.history = [("small", *row) for row in small.history] + trained.history
+        trained.choices |= {
+            "strategy": best,
+            "small_epochs": small.epochs,
+            "strategy_auroc_on_validation": {s: round(c.score, 4) for s, c in choices.items()},
+        }
+        return trained
+
+    def small(self) -> Trained:
+        """The small multimodal model alone: the one that AdaCoMed starts from, seed for seed."""
+        choice = self._choose_small()
+        part = self.plan.final or self.plan.parts[0]
+        spec = {"model": "small", "small_width": self.experiment.small.width}
+        return self._trained(self._small_for(part), part, choice, spec, "small")
+
+    def large_ensemble(self) -> Trained:
+        """Concatenated large embeddings and a head."""
+        spec = {"model": "large-ensemble", "preset": asdict(self.preset)}
+        return self._one(spec, "large-ensemble")
+
+    def single(self, modality: str) -> Trained:
+        """`<modality>-large`: one large embedding and a head."""
+        spec = {"model": "single", "modality": modality, "preset": asdict(self.preset)}
+        return self._one(spec, f"{modality}-large")
+
+    def average(self) -> Trained:
+        """Mean of the logits of large-ensemble and small, each trained alone."""
+        large, small = self.large_ensemble(), self.small()
+        model = Average(large.model, small.model).eval()
+        spec = {**large.spec, **small.spec, "model": "average"}
+        logits = (large.val_output.logits + small.val_output.logits) / 2
+        output = Output(logits=logits)
+        return replace(
+            large,
+            model=model,
+            spec=spec,
+            val_output=output,
+            threshold=self._threshold(output),
+            history=large.history + small.history,
+            choices={"large": large.choices, "small": small.choices},
+        )
+
+    # ---- their parts ----------------------------------------------------------------------------
+    def _one(self, spec: dict[str, Any], stage: str) -> Trained:
+        def build(part: Part, seed: int) -> nn.Module:
+            return build_from_spec(spec, part.fitted, self.K)
+
+        choice = self._choose(stage, build, stage)
+        model, part = self._finish(stage, choice, build)
+        return self._trained(model, part, choice, spec, stage)
+
+    def _choose_small(self) -> Choice:
+        if self._small_choice is None:
+            self._small_choice = self._choose("small", self._new_small, "small")
+        return self._small_choice
+
+    def _new_small(self, part: Part, seed: int) -> ShallowSmall:
+        settings = self.experiment.small
+        return ShallowSmall(
+            part.fitted.small_widths,
+            width=settings.width,
+            classes=self.K,
+            dropout=settings.dropout,
+        )
+
+    def _small_for(self, part: Part) -> ShallowSmall:
+        """The small model pretrained on a part's training patients, for the chosen epochs."""
+        if part.name not in self._smalls:
+            choice = self._choose_small()
+            only = Plan(self.plan.parts, part if self.plan.final else None)
+            model, _ = self._finish("small", choice, self._new_small, only)
+            assert isinstance(model, ShallowSmall)
+            self._smalls[part.name] = model
+        return self._smalls[part.name]
+
+    def _fusion(self, strategy: str) -> Build:
+        def build(part: Part, seed: int) -> nn.Module:
+            small = copy.deepcopy(self._small_for(part))
+            torch.manual_seed(seed)  # pretraining a small model above must not move the start
+            model = build_adacomed(self.preset, part.fitted.widths, small, strategy=strategy)
+            if model.bank is not None:
+                fill_bank(model, part.train, seed)
+            return model
+
+        return build
+
+    def _objective(self, *, fusion: bool) -> Callable[[Part], Objective]:
+        weighted = self.experiment.training.class_weights
+        weighted = weighted and (self.preset.fusion_class_weights or not fusion)
+
+        def objective(part: Part) -> Objective:
+            assert part.train.target is not None
+            return Objective(
+                lambda_=self.preset.lambda_,
+                tau=self.preset.tau,
+                class_weights=class_weights(part.train.target, self.K) if weighted else None,
+                label_smoothing=self.preset.label_smoothing,
+            )
+
+        return objective
+
+    def _choose(self, stage: str, build: Build, name: str) -> Choice:
+        return choose(
+            build,
+            self.plan,
+            objective=self._objective(fusion=stage == "adacomed"),
+            recipe=self.recipe,
+            seed=derive(self.seed, stage),
+            tick=lambda: self.tick(name),
+        )
+
+    def _finish(
+        self, stage: str, choice: Choice, build: Build, plan: Plan | None = None
+    ) -> tuple[nn.Module, Part]:
+        return finish(
+            choice,
+            build,
+            plan or self.plan,
+            objective=self._objective(fusion=stage == "adacomed"),
+            recipe=self.recipe,
+            seed=derive(self.seed, stage),
+            tick=lambda: self.tick(stage),
+        )
+
+    def _trained(
+        self,
+        model: nn.Module,
+        part: Part,
+        choice: Choice,
+        spec: dict[str, Any],
+        stage: str,
+        *,
+        fusion: bool = False,
+    ) -> Trained:
+        weights = self._objective(fusion=fusion)(part).class_weights
+        log_prior = torch.zeros(self.K)
+        if weights is not None and self.preset.prior_correction:
+            log_prior = weights.log()
+        output = correct_prior(choice.output, log_prior)
+        return Trained(
+            model=model.eval(),
+            fitted=part.fitted,
+            spec=spec,
+            log_prior=log_prior,
+            threshold=self._threshold(output),
+            val_output=output,
+            history=[(stage, *row) for row in choice.history],
+            choices={"epochs": choice.epochs, "auroc_on_validation": round(choice.score, 4)},
+        )
+
+    def _threshold(self, output: Output) -> float:
+        """Maximises macro F1 on validation; 0.5 stands for argmax where K > 2."""
+        if self.K > 2:
+            return 0.5
+        target = self._val_target()
+        prob = torch.softmax(output.logits.double(), -1)[:, 1].numpy()
+        return float(choose_threshold(target, prob))
+
+    def _val_target(self) -> NDArray[np.int64]:
+        targets = [p.val.target for p in self.plan.parts if p.val and p.val.target is not None]
+        return torch.cat(targets).numpy()
+
+
+def fill_bank(model: AdaCoMed, train: Batch, seed: int) -> None:
+    """Put a seeded sample of the training patients into the bank of Eq. 4."""
+    assert model.bank is not None
+    assert train.index is not None
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(train), generator=generator)[: len(model.bank.z_small)]
+    with torch.no_grad():
+        e_small = model.small.eval().embed(train.rows(rows).small)
+    model.bank.fill(e_small, train.index[rows])
+
+
+def _set_threshold_t(model: AdaCoMed, output: Output) -> None:
+    """t of the threshold strategy: the median of s on validation, where the preset asks for it."""
+    if model.weighting.follow and output.s is not None:
+        model.weighting.t.copy_(output.s.median())
+
+
+def build_from_spec(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
+    """An untrained model of the shape that `spec` and the fitted inputs describe."""
+    kind = spec["model"]
+    if kind == "average":
+        large = build_from_spec({**spec, "model": "large-ensemble"}, fitted, classes)
+        return Average(large, build_from_spec({**spec, "model": "small"}, fitted, classes))
+    if kind == "large-ensemble":
+        p = Preset(**spec["preset"])
+        return LargeEnsemble(fitted.widths, H=p.H, classes=classes, dropout=p.dropout)
+    if kind == "single":
+        p, name = Preset(**spec["preset"]), spec["modality"]
+        return SingleLarge(
+            name,
+            column=list(fitted.widths).index(name),
+            width_in=fitted.widths[name],
+            H=p.H,
+            classes=classes,
+            dropout=p.dropout,
+        )
+    small = ShallowSmall(
+        fitted.small_widths, width=spec["small_width"], classes=classes, dropout=0.0
+    )
+    if kind == "small":
+        return small
+    preset = replace(Preset(**spec["preset"]), bank_size=spec["bank"] or None)
+    return build_adacomed(preset, fitted.widths, small, strategy=spec["strategy"])

@@ -1,0 +1,58 @@
+"""Eq. 7 and Eq. 8: what is minimised, for AdaCoMed and for every neural baseline alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from adacomed.models.alignment import contrastive_loss
+from adacomed.models.batch import Output
+
+
+@dataclass(frozen=True)
+class Objective:
+    """L_total = L_task + λ L_contrast.
+
+    Args:
+        lambda_: λ of Eq. 8; a method without z_large and z_small has no second term.
+        tau: τ of Eq. 4.
+        class_weights: (K,), from the training labels; None = unweighted.
+        label_smoothing: dimensionless, in [0, 1).
+    """
+
+    lambda_: float = 0.5
+    tau: float = 0.07
+    class_weights: Tensor | None = None
+    label_smoothing: float = 0.0
+
+    def __call__(self, output: Output, target: Tensor) -> dict[str, Tensor]:
+        """Losses of a batch, scalars in nats: "task" (Eq. 7), "contrast" (Eq. 5), "loss" (Eq. 8).
+
+        Args:
+            output: logits (B, K) and, for AdaCoMed, z_large and z_small (B, d).
+            target: (B,) int64 classes.
+        """
+        task = F.cross_entropy(
+            output.logits,
+            target,
+            weight=self.class_weights,
+            label_smoothing=self.label_smoothing,
+        )
+        if output.z_large is None or output.z_small is None or output.router is None:
+            return {"task": task, "loss": task}
+        aligned = output.router.sum(-1) > 0  # a patient without a large modality has no z_large
+        if self.lambda_ == 0 or int(aligned.sum()) < 2:
+            return {"task": task, "loss": task}
+        z_large, z_small = output.z_large[aligned], output.z_small[aligned]
+        contrast = contrastive_loss(z_large, z_small, self.tau).mean()
+        return {"task": task, "contrast": contrast, "loss": task + self.lambda_ * contrast}
+
+
+def class_weights(target: Tensor, classes: int) -> Tensor:
+    """Balanced weights N / (K N_k) from the training labels, (K,); an unseen class gets 1."""
+    counts = target.bincount(minlength=classes).double()
+    weights = counts.sum() / (classes * counts.clamp_min(1))
+    weights[counts == 0] = 1.0
+    return weights.float()

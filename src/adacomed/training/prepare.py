@@ -1,0 +1,145 @@
+"""An experiment's data, ready to train on: cohort, inputs, folds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from adacomed.cohort.cohort import Cohort, load_cohort
+from adacomed.cohort.split import Fold, assert_disjoint, holdout, kfold, official
+from adacomed.config import Experiment
+from adacomed.errors import InputError
+from adacomed.schema import TEST, Samples
+from adacomed.training.loader import Inputs, gather
+from adacomed.training.neural import resolve_preset
+from adacomed.training.seed import derive
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cohort and what its samples offer.
+
+    Attributes:
+        cohort: row i is the same sample as row i of `inputs`.
+        notes: what was left out and why, for people.
+    """
+
+    cohort: Cohort
+    inputs: Inputs
+    task: str
+    notes: list[str]
+
+
+def prepare(experiment: Experiment, *, store: Path | None = None) -> Prepared:
+    """Read the cohort and gather inputs for the experiment's task.
+
+    Presets with `complete_cases` keep only samples that have every modality.
+
+    Args:
+        store: embedding store [default: the cohort's own, <cohort>/store].
+    Raises:
+        InputError: whatever the user can put right.
+    """
+    cohort = load_cohort(experiment.cohort)
+    task = cohort.task_name(experiment.task)
+    inputs = gather(
+        cohort,
+        task,
+        large=experiment.modalities,
+        small=experiment.small.modalities,
+        store=store or cohort.root / "store",
+    )
+    notes = []
+    if resolve_preset(experiment).complete_cases:
+        rows = np.flatnonzero(inputs.present.all(axis=1))
+        notes.append(
+            f"preset {experiment.preset}: complete cases only, {len(rows)} of {len(inputs)}"
+        )
+        if len(rows) == 0:
+            raise InputError(
+                f"preset {experiment.preset} needs samples with every modality "
+                f"({', '.join(inputs.vectors)}), found none; use preset default, which needs one"
+            )
+        cohort, inputs = cohort.take(rows), inputs.take(rows)
+    unlabelled = int((inputs.target < 0).sum())
+    if unlabelled:
+        notes.append(f"{unlabelled} of {len(inputs)} samples have no label for {task}: left out")
+    return Prepared(cohort, inputs, task, notes)
+
+
+def one_fold(experiment: Experiment, prepared: Prepared) -> Fold:
+    """The split of a single run: the cohort's own where it has one, else a seeded hold-out.
+
+    Raises:
+        InputError: split.kind is kfold (that is `compare`), or a subject is on two sides.
+    """
+    kind = experiment.split.kind
+    if kind == "kfold":
+        raise InputError("split.kind kfold makes several models: use adacomed compare, or holdout")
+    if kind == "auto":
+        kind = "official" if _has_official(prepared.cohort) else "holdout"
+    if kind == "official":
+        fold = official(prepared.cohort, prepared.inputs.target)
+    else:
+        rows = np.flatnonzero(prepared.inputs.target >= 0)
+        train, test = holdout(
+            prepared.inputs.target,
+            prepared.inputs.subject_id,
+            fraction=experiment.split.test_fraction,
+            seed=derive(experiment.split.seed, "test"),
+            rows=rows,
+        )
+        fold = Fold(repeat=0, fold=0, train=train, test=test)
+    assert_disjoint(fold, prepared.inputs.subject_id)
+    return fold
+
+
+def comparison_folds(experiment: Experiment, prepared: Prepared) -> list[Fold]:
+    """The folds of a comparison: (repeated) k-fold unless the experiment asks for one split."""
+    if experiment.split.kind in ("official", "holdout"):
+        return [one_fold(experiment, prepared)]
+    split = experiment.split
+    return kfold(
+        prepared.inputs.target,
+        prepared.inputs.subject_id,
+        folds=split.folds,
+        repeats=split.repeats,
+        seed=split.seed,
+    )
+
+
+def _has_official(cohort: Cohort) -> bool:
+    return bool((cohort.samples[Samples.SPLIT] == TEST).any())
+
+
+def describe(prepared: Prepared, folds: list[Fold]) -> str:
+    """One paragraph about the data, for the terminal."""
+    inputs = prepared.inputs
+    counts = np.bincount(inputs.target[inputs.target >= 0], minlength=len(inputs.classes))
+    present = inputs.present.sum(axis=0)
+    classes = ", ".join(f"{n} {c}" for n, c in zip(counts, inputs.classes, strict=True))
+    modalities = ", ".join(f"{m} {n}" for m, n in zip(inputs.vectors, present, strict=True))
+    tables = ", ".join(f"{m} ({t.width} columns)" for m, t in inputs.tables.items())
+    what = f"{len(folds)} folds" if len(folds) > 1 else _sizes(folds[0])
+    title = prepared.cohort.card.title or prepared.cohort.card.name
+    lines = [
+        f"{title}: task {prepared.task}, {len(inputs)} samples ({classes}); {what}",
+        f"large side: {modalities}; small side: {', '.join(inputs.small)}"
+        + (f"; tables: {tables}" if tables else ""),
+        *prepared.notes,
+    ]
+    return "\n".join(lines)
+
+
+def _sizes(fold: Fold) -> str:
+    val = "" if fold.val is None else f", {len(fold.val)} validation"
+    return f"{len(fold.train)} training{val}, {len(fold.test)} test"
+
+
+def subset_rows(cohort: Cohort, column: str) -> set[str]:
+    """Sample ids where a boolean column of the cohort's table is true."""
+    chosen = cohort.samples.filter(pl.col(column).fill_null(False))
+    return set(chosen[Samples.SAMPLE_ID].to_list())

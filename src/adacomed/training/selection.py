@@ -1,0 +1,224 @@
+"""Choices made on validation: how many epochs, which strategy, which threshold. Never on test.
+
+Two regimes. "holdout": one validation set, early stopping, and its best weights are the model.
+"cv": inner folds inside the training patients; the epoch count with the best pooled out-of-fold
+score is chosen, then a fresh model is trained on all of them for that long. Few patients want "cv":
+nobody is left out of training (worth +.016 AUROC on 618 patients, where it was measured).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from adacomed.cohort.split import Fold, holdout, kfold
+from adacomed.config import Experiment
+from adacomed.evaluation.discrimination import auroc
+from adacomed.models.batch import Batch, Output
+from adacomed.training.fit import FitResult, Recipe, fit
+from adacomed.training.loader import FittedInputs, Inputs, fit_inputs
+from adacomed.training.objective import Objective
+from adacomed.training.seed import derive, seed_everything
+
+FEW_PATIENTS = 2000  # below this many training patients nobody is held out just to stop in time
+
+Tick = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Patients to train on and to validate on, with scalers fitted on the former only."""
+
+    name: str
+    fitted: FittedInputs
+    train: Batch
+    val: Batch | None
+    val_rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained when: parts with validation patients, and one with all where that is "cv".
+
+    Attributes:
+        parts: one ("holdout") or several ("cv").
+        final: all training patients, "cv" only.
+    """
+
+    parts: list[Part]
+    final: Part | None
+
+    @property
+    def val_rows(self) -> NDArray[np.int64]:
+        """Rows of all validation patients, in the order of pooled validation outputs."""
+        return np.concatenate([part.val_rows for part in self.parts])
+
+
+def plan(inputs: Inputs, fold: Fold, experiment: Experiment) -> Plan:
+    """Lay out validation for one outer fold (see the module's first lines).
+
+    Raises:
+        InputError: too few patients of a class to validate on.
+    """
+    settings = experiment.training
+    regime = settings.validation
+    if regime == "auto":
+        few = len(np.unique(inputs.subject_id[fold.train])) < FEW_PATIENTS
+        regime = "cv" if fold.val is None and few else "holdout"
+    seed = derive(experiment.seed, "validation")
+    if regime == "holdout":
+        train, val = fold.train, fold.val
+        if val is None:
+            train, val = holdout(
+                inputs.target,
+                inputs.subject_id,
+                fraction=settings.val_fraction,
+                seed=seed,
+                rows=fold.train,
+            )
+        return Plan([_part("holdout", inputs, train, val, experiment)], None)
+    rows = fold.train if fold.val is None else np.concatenate([fold.train, fold.val])
+    inner = kfold(
+        inputs.target[rows],
+        inputs.subject_id[rows],
+        folds=settings.inner_folds,
+        repeats=1,
+        seed=seed,
+    )
+    parts = [
+        _part(f"inner {f.fold}", inputs, rows[f.train], rows[f.test], experiment) for f in inner
+    ]
+    return Plan(parts, _part("all", inputs, rows, None, experiment))
+
+
+def _part(
+    name: str,
+    inputs: Inputs,
+    train: NDArray[np.int64],
+    val: NDArray[np.int64] | None,
+    experiment: Experiment,
+) -> Part:
+    settings = experiment.inputs
+    fitted = fit_inputs(inputs, train, standardise=settings.standardise, pca=settings.pca)
+    batch = replace(fitted.batch(inputs.take(train)), index=torch.arange(len(train)))
+    held_out = None if val is None else fitted.batch(inputs.take(val))
+    return Part(name, fitted, batch, held_out, np.array([], int) if val is None else val)
+
+
+def positive_score(logits: Tensor, target: Tensor) -> float:
+    """AUROC of (N, K) logits against (N,) classes; macro one-vs-rest where K > 2."""
+    prob = torch.softmax(logits.double(), dim=-1).numpy()
+    return float(auroc(target.numpy(), prob[:, 1] if prob.shape[1] == 2 else prob))
+
+
+@dataclass
+class Choice:
+    """The outcome of training one candidate on every part.
+
+    Attributes:
+        epochs: chosen on validation.
+        score: its validation AUROC.
+        output: validation patients' output, in the order of `Plan.val_rows`.
+        model: the trained model ("holdout"), or None: a final fit is still to come.
+    """
+
+    epochs: int
+    score: float
+    output: Output
+    model: nn.Module | None
+    history: list[tuple[int, str, str, float]]
+
+
+Build = Callable[[Part, int], nn.Module]
+
+
+def choose(
+    build: Build,
+    plan: Plan,
+    *,
+    objective: Callable[[Part], Objective],
+    recipe: Recipe,
+    seed: int,
+    tick: Callable[[], None],
+) -> Choice:
+    """Train a candidate on every part and choose its epoch count on the validation patients.
+
+    Args:
+        build: (part, seed) → an untrained model for the part.
+        seed: every part's model starts from a seed derived from it.
+    """
+    results: list[FitResult] = []
+    for part in plan.parts:
+        part_seed = derive(seed, part.name)
+        seed_everything(part_seed)
+        model = build(part, part_seed)
+        patient = recipe if plan.final is None else replace(recipe, patience=None)
+        results.append(
+            fit(
+                model,
+                part.train,
+                objective=objective(part),
+                recipe=patient,
+                seed=part_seed,
+                val=part.val,
+                score=positive_score,
+                keep_val=True,
+                on_epoch=tick,
+            )
+        )
+    if plan.final is None:
+        best = results[0].best_epoch
+        return _choice(plan, results, best, model)
+    curve = np.array([_pooled(plan, results, e) for e in range(1, recipe.epochs + 1)])
+    return _choice(plan, results, 1 + int(np.argmax(_smooth(curve))), None)
+
+
+def _choice(plan: Plan, results: list[FitResult], epoch: int, model: nn.Module | None) -> Choice:
+    output = Output.concatenate([r.val_outputs[epoch - 1] for r in results])
+    history = results[0].history  # curves of the first part stand for all
+    return Choice(epoch, _pooled(plan, results, epoch), output, model, history)
+
+
+def _pooled(plan: Plan, results: list[FitResult], epoch: int) -> float:
+    logits = torch.cat([r.val_outputs[epoch - 1].logits for r in results])
+    target = torch.cat([p.val.target for p in plan.parts if p.val and p.val.target is not None])
+    return positive_score(logits, target)
+
+
+def _smooth(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of each epoch and its neighbours: one lucky epoch should not be chosen."""
+    padded = np.pad(curve, 1, mode="edge")
+    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+
+
+def finish(
+    choice: Choice,
+    build: Build,
+    plan: Plan,
+    *,
+    objective: Callable[[Part], Objective],
+    recipe: Recipe,
+    seed: int,
+    tick: Callable[[], None],
+) -> tuple[nn.Module, Part]:
+    """The model to keep, and the part it was trained on: "cv" trains it now, on everyone."""
+    if plan.final is None:
+        assert choice.model is not None
+        return choice.model, plan.parts[0]
+    part_seed = derive(seed, plan.final.name)
+    seed_everything(part_seed)
+    model = build(plan.final, part_seed)
+    fit(
+        model,
+        plan.final.train,
+        objective=objective(plan.final),
+        recipe=replace(recipe, patience=None, stop_after=choice.epochs),
+        seed=part_seed,
+        on_epoch=tick,
+    )
+    return model, plan.final

