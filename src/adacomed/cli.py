@@ -21,7 +21,10 @@ from adacomed import __version__
 from adacomed.errors import InputError, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("adacomed.commands.demo:demo", "run the main job end to end, on simulated or real data"),
+    "demo": (
+        "adacomed.commands.demo:demo",
+        "run the main job end to end, on simulated or real data",
+    ),
     "cohort check": ("adacomed.commands.cohort:check", "describe a cohort and every problem in it"),
     "cohort build": ("adacomed.commands.cohort:build", "raw release, or a simulation → cohort"),
     "embed": ("adacomed.commands.embed:embed", "compute and store large-model embeddings"),
@@ -83,9 +86,7 @@ def command(verb: str) -> typer.Typer:
     """The Typer app of one verb, its help taken from the function's docstring."""
     module, _, attribute = COMMANDS[verb][0].partition(":")
     function = getattr(import_module(module), attribute)
-    app = typer.Typer(
-        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
-    )
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     text, helps = _read_docstring(inspect.getdoc(function) or "")
     app.command(help=text)(_with_options(function, helps))
     return app

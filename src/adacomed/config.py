@@ -35,7 +35,9 @@ class ModelSettings(Settings):
     d: int | None = Field(None, ge=1, description="width of the joint space")
     heads: int | None = Field(None, ge=1)
     dropout: float | None = Field(None, ge=0, lt=1)
-    strategy: Literal["auto", "ensemble", "learnable", "inverse", "gaussian", "threshold"] | None = None
+    strategy: (
+        Literal["auto", "ensemble", "learnable", "inverse", "gaussian", "threshold"] | None
+    ) = None
     lambda_: float | None = Field(None, ge=0, alias="lambda", description="weight of L_contrast")
     tau: float | None = Field(None, gt=0, description="temperature of Eq. 4")
     sigma: float | None = Field(None, gt=0, description="gaussian strategy")
@@ -63,8 +65,6 @@ class TrainingSettings(Settings):
     inner_folds: int = Field(5, ge=2)
     patience: int = Field(10, ge=1)
     val_fraction: float = Field(0.15, gt=0, lt=0.5)
-    members: int | None = Field(None, ge=1, description="models averaged, each from its own seed")
-    device: str = "cpu"
 
 
 class SplitSettings(Settings):
@@ -203,7 +203,9 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign or not key:
-            raise InputError(f"override {assignment!r}: expected key=value, such as training.epochs=3")
+            raise InputError(
+                f"override {assignment!r}: expected key=value, such as training.epochs=3"
+            )
         *groups, last = key.split(".")
         node = result
         for group in groups:
@@ -227,7 +229,9 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """
     data = override(read_yaml(path), overrides)
     experiment = parse(Experiment, data, str(path))
-    cohort = experiment.cohort if experiment.cohort.is_absolute() else path.parent / experiment.cohort
+    cohort = (
+        experiment.cohort if experiment.cohort.is_absolute() else path.parent / experiment.cohort
+    )
     if not cohort.exists() and experiment.cohort.exists():
         cohort = experiment.cohort  # given relative to where the command runs
     return experiment.model_copy(update={"cohort": cohort})

@@ -170,7 +170,9 @@ def _as_trained(name: str, trained: ModalityCard, new: ModalityCard) -> Modality
     for key in ("encoder", "prompt"):
         before, now = getattr(trained, key, None), getattr(new, key, None)
         if now not in (None, before):
-            raise InputError(f"modality {name!r}: {key} {now!r}, the run was trained with {before!r}")
+            raise InputError(
+                f"modality {name!r}: {key} {now!r}, the run was trained with {before!r}"
+            )
         if before is not None:
             update[key] = before
     return new.model_copy(update=update)

@@ -168,6 +168,11 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"modalities": {"c": {"kind": "tabular", "columns": ["went_icu"]}}},
     ),
     ("is the patient id", {}, {"modalities": {"c": {"kind": "tabular", "columns": ["patient"]}}}),
+    (
+        "'age' is listed twice",
+        {},
+        {"modalities": {"c": {"kind": "tabular", "columns": ["age"] * 2}}},
+    ),
     ("001 occurs twice", {"patient": ["001"] * 2 + [f"p{k}" for k in range(38)]}, {}),
     ("no 'patient' in row 1", {"patient": [None] + [f"p{k}" for k in range(39)]}, {}),
     ("unknown key 'subjct'", {}, {"subjct": "patient"}),

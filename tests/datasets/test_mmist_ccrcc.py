@@ -68,7 +68,8 @@ def test_vectors_are_the_mean_of_a_patients_files(built: Path) -> None:
     found = {
         m: len(pl.read_parquet(built / "vectors" / f"{m}.parquet")) for m in ("ct", "mri", "wsi")
     }
-    assert found == {"ct": 736, "mri": 522, "wsi": 2907}
+    # Of the 2,907 slides 476 are of 141 people who are not in the table of 618.
+    assert found == {"ct": 736, "mri": 522, "wsi": 2431}
 
 
 def test_chosen_items_are_one_a_patient(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_chosen_items_are_one_a_patient(tmp_path: Path) -> None:
 
 
 def copy_of_the_release(tmp_path: Path) -> Path:
-    """The release with the first 30 files of each kind, links for the rest of nothing."""
+    """The release with the first 30 files of each kind."""
     source = tmp_path / "release"
     source.mkdir()
     for file in SOURCE.glob("*.csv"):
@@ -93,6 +94,7 @@ def copy_of_the_release(tmp_path: Path) -> Path:
     return source
 
 
+@pytest.mark.filterwarnings("ignore:MMIST")
 def test_other_counts_are_a_warning(tmp_path: Path) -> None:
     source = copy_of_the_release(tmp_path)
     with pytest.warns(UserWarning, match="with WSI: expected 618, found"):

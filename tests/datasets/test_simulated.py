@@ -58,27 +58,27 @@ def test_bayes_prob_is_calibrated_for_every_missingness_pattern(modalities: int)
             assert abs(z) < 3.5
 
 
-def test_bayes_prob_against_a_particle_sum() -> None:
-    """One patient's posterior, by weighing a million prior draws instead of a grid."""
-    people = simulate(50, 1, seed=3)  # m1 is always there, so its presence tells nothing
-    expected = people.evidence.posterior()
-    rng = np.random.default_rng(0)
-    u = rng.standard_normal(200_000)
-    from adacomed.datasets.simulated import GRID
-
-    for patient in range(3):
-        told = people.evidence.severity[patient]
-        weight = np.exp(np.interp(u, GRID, told - told.max()))
-        a, b = (
-            np.exp(e[patient]) / np.exp(e[patient]).sum()
-            for e in (people.evidence.a, people.evidence.b)
-        )
-        chance = sum(
-            a[i] * b[j] * expit(-1.4 + 1.2 * u + 1.2 * (2 * i - 1) * (2 * j - 1))
-            for i in (0, 1)
-            for j in (0, 1)
-        )
-        assert expected[patient] == pytest.approx(np.average(chance, weights=weight), abs=0.01)
+def test_bayes_prob_leaves_nothing_to_explain() -> None:
+    """label − P(label | seen) is orthogonal to every function of what is seen, by definition."""
+    n = 8000
+    people = simulate(n, 3, seed=2)
+    residual = people.label - people.evidence.posterior()
+    seen: list[np.ndarray] = []
+    hidden = {"m1": people.a, "m2": people.b, "m3": people.severity}
+    for name, truth in hidden.items():
+        here, view = people.present[name], people.vectors[name]
+        weights, *_ = np.linalg.lstsq(view, np.c_[truth, people.severity], rcond=None)
+        seen += [here.astype(float), *(here[:, None] * (view @ weights)).T]
+    seen += [seen[1] * seen[4], np.sign(seen[1] * seen[4])]  # the interaction, as views show it
+    for values in people.table.values():
+        if values.dtype == pl.String:
+            seen += [(values == ward).fill_null(False).to_numpy().astype(float) for ward in "ABCD"]
+        else:
+            seen += [values.is_null().to_numpy().astype(float)]
+            seen += [values.fill_null(values.mean()).to_numpy() - values.mean()]
+    for x in seen:
+        z = (residual * x).sum() / np.sqrt((residual**2 * x**2).sum())
+        assert abs(z) < 3.5
 
 
 def test_the_interaction_shows_in_no_single_sign() -> None:
@@ -95,7 +95,6 @@ def test_the_interaction_shows_in_no_single_sign() -> None:
 def test_no_model_beats_the_ceiling() -> None:
     people = simulate(6000, 2, seed=0)
     ceiling = roc_auc_score(people.label, people.evidence.posterior())
-    # It is given more than any model: the true severity and which sign patients have, noise and all.
     seen = np.where(people.present["m1"][:, None], people.vectors["m1"], 0)
     fit = LogisticRegression(C=0.01, max_iter=500).fit(seen[:3000], people.label[:3000])
     assert roc_auc_score(people.label[3000:], fit.decision_function(seen[3000:])) < ceiling
@@ -104,7 +103,7 @@ def test_no_model_beats_the_ceiling() -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="at least 50 and 1"):
+    with pytest.raises(InputError, match="at least 50, 1 and 0"):
         build(tmp_path / "x", samples=10)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")

@@ -12,10 +12,10 @@ fever cough lung left right opacity effusion pneumonia kidney mass grade history
 WORDS = TEXT.split()
 
 
-def save_tiny(folder: Path, *, seed: int = 0, positions: int = 40) -> Path:
-    """A 2-layer BERT of width 32 with a word-level tokenizer of its own."""
+def save_tiny(folder: Path, *, seed: int = 0, kind: str = "bert") -> Path:
+    """A 2-layer model of width 32 and window 40, with a word-level tokenizer of its own."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
     vocab = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
@@ -29,18 +29,20 @@ def save_tiny(folder: Path, *, seed: int = 0, positions: int = 40) -> Path:
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
+        model_max_length=40,
     ).save_pretrained(folder)
     torch.manual_seed(seed)
-    BertModel(
-        BertConfig(
-            vocab_size=len(vocab),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-            max_position_embeddings=positions,
-        )
-    ).save_pretrained(folder)
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len(vocab),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=42,
+        pad_token_id=0,
+    )
+    AutoModel.from_config(config).save_pretrained(folder)
     return folder
 
 

@@ -99,7 +99,8 @@ def test_mmist_first_patient() -> None:
         "Patient with clear cell renal cell carcinoma. Gender code 1; age at diagnosis code 6; "
         "race White; history of cancer code not recorded. Tumour grade code 3; "
         "pathological T stage code 7; pathological N stage code 0; clinical M stage code 1; "
-        "pathological M stage code 0; overall pathological stage code 3. Mutation codes: VHL 1, PBMR1 1, TTN 0."
+        "pathological M stage code 0; overall pathological stage code 3. "
+        "Mutation codes: VHL 1, PBMR1 1, TTN 0."
     )
 
 

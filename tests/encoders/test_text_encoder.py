@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.encoders.check_encoder import check_encoder
+from tests.encoders.conftest import save_tiny
 
 from adacomed.encoders.base import fingerprint, load_encoder
 from adacomed.encoders.text_encoder import TextEncoder, minilm, text_encoder
@@ -44,6 +45,28 @@ def test_contract_tiny(tiny: Path) -> None:
     items = [words(n) for n in range(1, 25)] + ["patient " * 38, "fever " * 38, ""]
     for options in ({}, {"pooling": "cls"}, {"windows": "first", "normalise": True}):
         check_encoder(text_encoder(str(tiny), **options), items)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "modernbert", "electra"])
+def test_contract_other_architectures(tmp_path: Path, kind: str) -> None:
+    encoder = text_encoder(str(save_tiny(tmp_path, kind=kind)))
+    check_encoder(encoder, [words(n) for n in range(1, 25)])
+    text = "fever and pain " * 30
+    expected = reference(tmp_path, text, 40, "mean")
+    assert np.abs(encoder.encode([text])[0] - expected).max() < 1e-6
+
+
+def test_every_pass_has_one_shape_per_text_length(tiny: Path) -> None:
+    """What bit-equality rests on where a kernel depends on the shape: no pass is smaller."""
+    encoder, shapes = text_encoder(str(tiny), window=36), set()
+
+    def see(_: torch.nn.Module, __: object, inputs: dict[str, torch.Tensor]) -> None:
+        shapes.add(tuple(inputs["input_ids"].shape))
+
+    encoder.model.register_forward_pre_hook(see, with_kwargs=True)
+    encoder.encode(["fever"])
+    encoder.encode([words(n) for n in range(1, 25)])
+    assert shapes == {(8, 36)}
 
 
 def test_contract_minilm(mini: TextEncoder) -> None:
@@ -117,8 +140,6 @@ def test_fingerprint_is_of_the_numbers_not_of_the_place(tiny: Path, tmp_path: Pa
 
 
 def test_other_weights_other_fingerprint(tiny: Path, tmp_path: Path) -> None:
-    from tests.encoders.conftest import save_tiny
-
     other = text_encoder(str(save_tiny(tmp_path, seed=1))).card
     assert fingerprint(other) != fingerprint(text_encoder(str(tiny)).card)
 

@@ -110,9 +110,8 @@ def _task(
     classes: tuple[str, ...],
 ) -> np.ndarray:
     """Prevalence of one task, and what is wrong with it; its target, (N,)."""
-    mine = samples.join(
-        found.unique(SAMPLE), on=SAMPLE, how="left", maintain_order="left", suffix=" of the task"
-    )
+    once = found.unique(SAMPLE, keep="none")  # whose sample id is there twice has no clear label
+    mine = samples.join(once, on=SAMPLE, how="left", maintain_order="left", suffix=" of the task")
     name = Labels.LABEL if Labels.LABEL not in samples.columns else f"{Labels.LABEL} of the task"
     target = mine[name].fill_null(coding.UNLABELLED).to_numpy()
     report.attempt(coding.assert_learnable, target, mine[SUBJECT].to_numpy(), task)

@@ -32,12 +32,10 @@ def check_modality(
     part, where = card.modalities[modality], f"modality {modality!r}"
     if isinstance(part, TabularCard):
         frame = _tabular(report, card, part, root, samples, modality)
+        if not frame.width:
+            return np.zeros(len(samples), bool)
         report.warnings += [f"{where}: {copy}" for copy in _copies(frame, targets)]
-        return (
-            (~frame.select(pl.all_horizontal(pl.all().is_null())).to_series()).to_numpy()
-            if frame.width
-            else np.zeros(len(samples), bool)
-        )
+        return frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().to_numpy()
     if isinstance(part, EmbeddingCard):
         return _embedding(report, part, root, samples, where)
     if isinstance(part, SeriesCard):
@@ -75,7 +73,7 @@ def _tabular(
     for name in sorted(set(part.categorical) - set(part.columns)):
         report.errors.append(f"{where}: {name!r} is under categorical: but not under columns:")
     columns = []
-    for name in part.columns:
+    for name in dict.fromkeys(part.columns):
         one = part.model_copy(update={"columns": [name]})
         frame = report.attempt(tabular_source, card, one, root, samples, modality)
         coded = (

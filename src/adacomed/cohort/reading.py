@@ -86,12 +86,17 @@ def input_columns(card: CohortCard, modality: str) -> list[str]:
 
 
 def leaks(card: CohortCard, modality: str) -> list[str]:
-    """One message for each label, id or split column among the inputs of a modality."""
+    """One message for each label, id or split column (or a column twice) among the inputs."""
     inputs = input_columns(card, modality)
     found = [
         f"modality {modality!r}: column {task.column!r} is the label of task {name!r}, take it out"
         for name, task in card.tasks.items()
         if task.column in inputs
+    ]
+    found += [
+        f"modality {modality!r}: column {column!r} is listed twice"
+        for column in dict.fromkeys(inputs)
+        if inputs.count(column) > 1
     ]
     return found + [
         f"modality {modality!r}: column {column!r} is the {what}, not an input; take it out"

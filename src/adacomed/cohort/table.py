@@ -31,9 +31,14 @@ def read_table(path: Path, ids: Iterable[str] = ()) -> pl.DataFrame:
             return pl.read_parquet(path)
         if path.suffix in (".csv", ".tsv", ".txt"):
             return _read_csv(path, set(ids))
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
-        kind = type(error).__name__
-        raise InputError(f"{path}: not a readable {path.suffix} table ({kind})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text; save it as CSV UTF-8") from None
+    except pl.exceptions.NoDataError:
+        raise InputError(f"{path}: is empty; expected a header and one row per sample") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        why = "a row has more cells than the header" if "more fields" in str(error) else ""
+        why = why or type(error).__name__  # the error's own text may quote a patient's values
+        raise InputError(f"{path}: not a readable {path.suffix} table ({why})") from None
     raise InputError(f"{path}: expected a .csv or .parquet table, found {path.suffix!r}")
 
 

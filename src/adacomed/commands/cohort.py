@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -18,23 +18,18 @@ from adacomed.cohort.check import check as check_cohort
 from adacomed.cohort.problems import CheckReport
 from adacomed.errors import InputError, nearest
 
-app = typer.Typer(
-    name="cohort",
-    help="Check a cohort, or build one from a raw release.",
-    no_args_is_help=True,
-    add_completion=False,
-)
 BUILDERS = ("mmist-ccrcc", "simulated")
 
 
-@app.command()
-def check(
-    path: Annotated[Path, typer.Argument(help="a cohort YAML, or a folder with cohort.yaml")],
-    json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
-) -> None:
+def check(path: Path, json: bool = False) -> None:
     """Print what a cohort holds, and every problem in it; exit with 2 where one stops training.
 
-    Example: adacomed cohort check my-cohort.yaml
+    Args:
+        path: a cohort YAML, or a folder with cohort.yaml.
+        json: print the report as JSON.
+
+    Example:
+        adacomed cohort check my-cohort.yaml
     """
     report = check_cohort(path)
     if json:
@@ -45,38 +40,47 @@ def check(
         raise typer.Exit(2)
 
 
-@app.command()
 def build(
-    name: Annotated[str, typer.Argument(help="mmist-ccrcc or simulated")],
-    out: Annotated[Path, typer.Option(help="folder to write")],
-    source: Annotated[Path | None, typer.Option(help="folder of the raw release")] = None,
-    samples: Annotated[int, typer.Option(help="simulated: patients")] = 1000,
-    modalities: Annotated[int, typer.Option(help="simulated: vector modalities")] = 3,
-    seed: Annotated[int, typer.Option(help="simulated: decides everything")] = 0,
-    items: Annotated[str, typer.Option(help="mmist-ccrcc: all or chosen scans and slides")] = "all",
+    name: str,
+    out: Path | None = None,
+    source: Path | None = None,
+    samples: int = 1000,
+    modalities: int = 3,
+    seed: int = 0,
+    items: str = "all",
 ) -> None:
     """Build a cohort folder from a raw release, or simulate one whose best AUROC is known.
 
-    Example: adacomed cohort build simulated --samples 1000 --seed 0 --out cohorts/simulated
+    Args:
+        name: mmist-ccrcc or simulated.
+        out: folder to write [default: cohorts/NAME].
+        source: folder of the raw release.
+        samples: simulated: patients.
+        modalities: simulated: vector modalities.
+        seed: simulated: decides everything.
+        items: mmist-ccrcc: all scans and slides of a patient, or the chosen one.
+
+    Example:
+        adacomed cohort build simulated --samples 1000 --seed 0 --out cohorts/simulated
     """
+    out = out or Path("cohorts") / name
     if name == "simulated":
         from adacomed.datasets import simulated
 
         simulated.build(out, samples=samples, modalities=modalities, seed=seed)
     elif name == "mmist-ccrcc":
-        _mmist_ccrcc(source, out, items)
+        build_mmist_ccrcc(source, out, items)
     else:
         raise InputError(f"cohort build: no cohort {name!r}{nearest(name, BUILDERS)}")
     typer.echo(f"wrote {out}")
 
 
-def _mmist_ccrcc(source: Path | None, out: Path, items: str) -> None:
+def build_mmist_ccrcc(source: Path | None, out: Path, items: str = "all") -> None:
+    """Build the MMIST cohort and print the counts found beside those expected."""
     from adacomed.datasets import mmist_ccrcc
 
     if source is None:
-        raise InputError(
-            "cohort build mmist-ccrcc: --source, the folder of the release, is missing"
-        )
+        raise InputError("mmist-ccrcc needs --source, the folder of the published release")
     if items not in ("all", "chosen"):
         raise InputError(f"--items {items!r}: expected all or chosen")
     with warnings.catch_warnings(record=True) as caught:

@@ -10,7 +10,8 @@ import polars as pl
 
 from adacomed.commands.console import grid_progress, note, say
 from adacomed.config import Experiment, load_experiment
-from adacomed.evaluation.compare import paired, summarise, text_paired, text_table
+from adacomed.evaluation.compare import paired, summarise
+from adacomed.evaluation.tables import text_paired, text_table
 from adacomed.report.report import write_report
 from adacomed.schema import RunFiles
 from adacomed.training.checkpoint import environment, write_json, write_parquet

@@ -46,7 +46,7 @@ class GridProgress:
             self._progress.advance(self._task)
         else:
             seconds = time.perf_counter() - self._started
-            err.print(f"[{self._finished}/{self._total}] {cell.name} ({seconds:.0f} s)")
+            note(f"[{self._finished}/{self._total}] {cell.name} ({seconds:.0f} s)")
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def grid_progress(total: int) -> Iterator[GridProgress]:
 
 def note(text: str) -> None:
     """A line about what is going on, on stderr."""
-    err.print(text, markup=False)
+    err.print(text, markup=False, soft_wrap=True)
 
 
 def say(text: str) -> None:

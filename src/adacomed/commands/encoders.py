@@ -34,7 +34,9 @@ def encoders(json: bool = False) -> None:
         for cells in (COLUMNS, *(map(_cell, row.values()) for row in rows)):
             print("\t".join(cells))
         return
-    table = Table(*COLUMNS, box=None)
+    table = Table(box=None)
+    for name in COLUMNS:
+        table.add_column(name, overflow="fold", no_wrap=name in ("name", "licence"))
     for row in rows:
         table.add_row(*map(_cell, row.values()))
     console.print(table)

@@ -74,5 +74,3 @@ def _chosen(cohort: Cohort, samples: str) -> Cohort:
             hint = close if "did you mean" in close else f"; it has {len(ids)} samples"
             raise InputError(f"no sample {name!r} in {cohort.card.name}{hint}")
     return cohort.take(np.array([position[s] for s in dict.fromkeys(wanted)]))
-
-

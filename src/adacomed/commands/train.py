@@ -9,7 +9,8 @@ import polars as pl
 from adacomed.commands.console import grid_progress, note, say
 from adacomed.config import load_experiment
 from adacomed.errors import InputError
-from adacomed.evaluation.compare import summarise, text_table
+from adacomed.evaluation.compare import summarise
+from adacomed.evaluation.tables import text_table
 from adacomed.report.report import write_report
 from adacomed.schema import RunFiles
 from adacomed.training.checkpoint import save_run, write_json, write_parquet, written_whole

@@ -84,7 +84,8 @@ def build(source: Path, out: Path, *, items: Literal["all", "chosen"] = "all") -
         out: folder to write; a cohort built there before is replaced.
         items: `all` scans and slides of a patient (averaged at load), or the one `chosen` by the
             release. It names chosen scans by path; item k is taken to be the patient's k-th path in
-            patients_with_labels_*.csv, whose counts agree for every patient.
+            patients_with_labels_*.csv, whose counts agree for every patient. Slides of people who
+            are not in the table (476 of 2,907) are left out.
     Raises:
         InputError: the layout is another one.
     Warns:

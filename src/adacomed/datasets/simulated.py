@@ -117,11 +117,9 @@ def build(out: Path, *, samples: int = 1000, modalities: int = 3, seed: int = 0)
     Raises:
         InputError: too few samples or modalities, or `out` holds something else.
     """
-    if samples < 50 or modalities < 1:
-        raise InputError(
-            f"simulated: {samples} samples and {modalities} vector modalities were asked; at least "
-            f"50 and 1 would work"
-        )
+    if samples < 50 or modalities < 1 or seed < 0:
+        asked = f"{samples} samples, {modalities} modalities, seed {seed}"
+        raise InputError(f"simulated: asked for {asked}; at least 50, 1 and 0 would work")
     assert_writable(out)
     people = simulate(samples, modalities, seed)
     ids = [f"s{n:0{len(str(samples))}d}" for n in range(samples)]

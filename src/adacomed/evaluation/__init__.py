@@ -1,1 +1,1 @@
-"""How good predictions are, and how sure that is: from a predictions table alone, no model needed."""
+"""How good predictions are and how sure that is, from a predictions table alone."""

@@ -7,124 +7,36 @@ bootstrap is one pass over arrays; a plain metric is the case R = 1 with every w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-HALF = 0.5  # the decision threshold of a binary task where none was chosen
-
-
-@dataclass(frozen=True)
-class Scored:
-    """N scored samples under R weightings, with the sums that the metrics share.
-
-    Attributes:
-        label: (N,) class, 0 … K−1.
-        prob: (N, K) score of each class.
-        decision: (N,) class decided for.
-        weight: (R, N), ≥ 0; in a bootstrap, how often each sample was drawn.
-    """
-
-    label: Ints
-    prob: Floats
-    decision: Ints
-    weight: Floats
-
-    @classmethod
-    def of(
-        cls,
-        label: ArrayLike,
-        prob: ArrayLike,
-        threshold: ArrayLike | None = None,
-        weight: ArrayLike | None = None,
-    ) -> Scored:
-        """Check and complete the arrays.
-
-        Args:
-            label: (N,) integer class.
-            prob: (N,) score of the positive class, or (N, K).
-            threshold: binary tasks: positive where prob ≥ threshold; a number or (N,), default
-                0.5. With K > 2 the decision is the most probable class and this is not used.
-            weight: (R, N), default ones of shape (1, N).
-        Raises:
-            ValueError: shapes differ, a score is NaN, or a label is not a class 0 … K−1.
-        """
-        p = np.asarray(prob, dtype=np.float64)
-        p = np.stack([1 - p, p], axis=1) if p.ndim == 1 else p
-        if p.ndim != 2 or p.shape[1] < 2 or np.shape(label) != p.shape[:1]:
-            raise ValueError(f"label {np.shape(label)} and prob {np.shape(prob)}: need (N,) and (N,) or (N, K)")  # fmt: skip
-        if np.isnan(p).any():
-            raise ValueError(f"prob is NaN for {int(np.isnan(p).any(axis=1).sum())} of {len(p)} samples")  # fmt: skip
-        y = np.asarray(label).astype(np.int64)
-        if not (np.isin(y, np.arange(p.shape[1])) & (y == np.asarray(label))).all():
-            raise ValueError(f"label must hold the classes 0 … {p.shape[1] - 1} only")
-        cut = HALF if threshold is None else threshold
-        decision = (p[:, 1] >= cut).astype(np.int64) if p.shape[1] == 2 else p.argmax(axis=1)
-        w = np.ones((1, len(y))) if weight is None else np.asarray(weight, dtype=np.float64)
-        return cls(y, p, decision, w)
-
-    @property
-    def K(self) -> int:  # noqa: N802
-        """Number of classes."""
-        return self.prob.shape[1]
-
-    @cached_property
-    def confusion(self) -> Floats:
-        """(R, K, K) weight of the samples by true class (axis 1) and decision (axis 2)."""
-        cell = np.eye(self.K**2)[self.label * self.K + self.decision]
-        return (self.weight @ cell).reshape(-1, self.K, self.K)
-
-    @cached_property
-    def ranked(self) -> list[tuple[Floats, Floats]]:
-        """Weight of positives and of negatives at each distinct score, ascending: two (R, G).
-
-        One pair for a binary task; for K > 2 one per class against the rest.
-        """
-        classes = [1] if self.K == 2 else range(self.K)
-        return [_by_score(self.label == k, self.prob[:, k], self.weight) for k in classes]
-
-
-def _by_score(positive: NDArray[np.bool_], score: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    order = np.argsort(score, kind="stable")
-    new = np.ones(len(order), dtype=bool)
-    new[1:] = np.diff(score[order]) > 0
-    starts = np.flatnonzero(new)
-    w = weight[:, order]
-    hit = w * positive[order]
-    return np.add.reduceat(hit, starts, axis=1), np.add.reduceat(w - hit, starts, axis=1)
-
-
-def _ratio(a: Floats, b: Floats) -> Floats:
-    """a / b, NaN where b is 0."""
-    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b != 0)
+from adacomed.evaluation.scored import HALF, Floats, Scored, ratio
 
 
 # ---- ranking ------------------------------------------------------------------------------------
 def _area(pos: Floats, neg: Floats) -> Floats:
     below = np.cumsum(neg, axis=1) - neg / 2  # a tie counts half
-    return _ratio((pos * below).sum(axis=1), pos.sum(axis=1) * neg.sum(axis=1))
+    return ratio((pos * below).sum(axis=1), pos.sum(axis=1) * neg.sum(axis=1))
 
 
 def _average_precision(pos: Floats, neg: Floats) -> Floats:
     """Σ (step in recall) · precision from the highest score down; ties enter together."""
     hit, drawn = pos[:, ::-1], (pos + neg)[:, ::-1]
-    precision = np.nan_to_num(_ratio(np.cumsum(hit, axis=1), np.cumsum(drawn, axis=1)))
+    precision = np.nan_to_num(ratio(np.cumsum(hit, axis=1), np.cumsum(drawn, axis=1)))
     P = np.where(neg.sum(axis=1) > 0, pos.sum(axis=1), 0)  # one class only: undefined
-    return _ratio((hit * precision).sum(axis=1), P)
+    return ratio((hit * precision).sum(axis=1), P)
 
 
 def _auroc(s: Scored) -> Floats:
-    return np.mean([_area(pos, neg) for pos, neg in s.ranked], axis=0)
+    area: Floats = np.mean([_area(pos, neg) for pos, neg in s.ranked], axis=0)
+    return area
 
 
 def _auprc(s: Scored) -> Floats:
-    return np.mean([_average_precision(pos, neg) for pos, neg in s.ranked], axis=0)
+    area: Floats = np.mean([_average_precision(pos, neg) for pos, neg in s.ranked], axis=0)
+    return area
 
 
 def _auprc_negative(s: Scored) -> Floats:
@@ -145,21 +57,21 @@ def _right(s: Scored) -> Floats:
 
 
 def _acc(s: Scored) -> Floats:
-    return _ratio(_right(s).sum(axis=1), s.confusion.sum(axis=(1, 2)))
+    return ratio(_right(s).sum(axis=1), s.confusion.sum(axis=(1, 2)))
 
 
 def _macro_precision(s: Scored) -> Floats:
     # A class never decided for has no precision; it counts 0 in the mean, as in scikit-learn.
-    return _macro(s, np.nan_to_num(_ratio(_right(s), s.confusion.sum(axis=1))))
+    return _macro(s, np.nan_to_num(ratio(_right(s), s.confusion.sum(axis=1))))
 
 
 def _macro_recall(s: Scored) -> Floats:
-    return _macro(s, _ratio(_right(s), s.confusion.sum(axis=2)))
+    return _macro(s, ratio(_right(s), s.confusion.sum(axis=2)))
 
 
 def _macro_f1(s: Scored) -> Floats:
     both = s.confusion.sum(axis=1) + s.confusion.sum(axis=2)
-    return _macro(s, _ratio(2 * _right(s), both))
+    return _macro(s, ratio(2 * _right(s), both))
 
 
 def _share(true: int, *, of: Literal["label", "decision"]) -> Callable[[Scored], Floats]:
@@ -169,14 +81,14 @@ def _share(true: int, *, of: Literal["label", "decision"]) -> Callable[[Scored],
         if s.K > 2:
             return np.full(len(s.weight), np.nan)
         whole = s.confusion.sum(axis=2 if of == "label" else 1)
-        return _ratio(_right(s)[:, true], whole[:, true])
+        return ratio(_right(s)[:, true], whole[:, true])
 
     return function
 
 
 # ---- probabilities ------------------------------------------------------------------------------
 def _mean(s: Scored, value: Floats) -> Floats:
-    return _ratio(s.weight @ value, s.weight.sum(axis=1))
+    return ratio(s.weight @ value, s.weight.sum(axis=1))
 
 
 def _brier(s: Scored) -> Floats:
@@ -260,3 +172,43 @@ def auprc(label: ArrayLike, prob: ArrayLike) -> float:
     NaN with one class only; macro one-vs-rest for K > 2. Raises as `Scored.of`.
     """
     return float(_auprc(Scored.of(label, prob))[0])
+
+
+def choose_threshold(
+    label: ArrayLike, prob: ArrayLike, criterion: Literal["f1", "youden"] = "f1"
+) -> float:
+    """The decision threshold that does best on validation patients; never choose it on test ones.
+
+    Candidates lie midway between neighbouring distinct probabilities; of equally good ones the
+    nearest to 0.5 is taken. Binary tasks only.
+
+    Args:
+        label: (N,) 0 or 1, of the validation patients.
+        prob: (N,) probability of the positive class, or (N, 2).
+        criterion: "f1": macro F1; "youden": J = sensitivity + specificity − 1.
+    Returns:
+        t, for the decision prob ≥ t; 0.5 where the validation patients have one class only.
+    Raises:
+        ValueError: as `Scored.of`, more than two classes, or an unknown criterion.
+    Source: Youden, Cancer 1950.
+    """
+    if criterion not in ("f1", "youden"):
+        raise ValueError(f"criterion is {criterion!r}, expected 'f1' or 'youden'")
+    scored = Scored.of(label, prob)
+    if scored.K > 2:
+        raise ValueError(f"a threshold needs 2 classes, prob has {scored.K}")
+    [(pos, neg)] = scored.ranked
+    P, N = pos.sum(), neg.sum()
+    if P == 0 or N == 0:
+        return HALF
+    fn, tn = (np.cumsum(x[0]) - x[0] for x in (pos, neg))  # below each distinct probability
+    tp, fp = P - fn, N - tn
+    if criterion == "f1":
+        score = (2 * tp / (2 * tp + fp + fn) + 2 * tn / (2 * tn + fp + fn)) / 2
+    else:
+        score = tp / P + tn / N - 1
+    values = np.unique(scored.prob[:, 1])
+    middle = np.concatenate([values[:1], (values[:-1] + values[1:]) / 2])
+    middle[1:] = np.where(middle[1:] > values[:-1], middle[1:], values[1:])  # neighbouring floats
+    best = middle[score >= score.max() - 1e-12]
+    return float(best[np.abs(best - HALF).argmin()])

@@ -168,9 +168,7 @@ class AdaCoMed(nn.Module):
                 z_large, z_small, temperature=self.temperature
             )
         if self.bank is None:
-            return alignment.log_similarity(
-                z_large, z_small, temperature=self.temperature
-            ).exp()
+            return alignment.log_similarity(z_large, z_small, temperature=self.temperature).exp()
         bank = self.p.small(self.bank.e_small) if self.training else self.bank.z_small
         return alignment.log_similarity(
             z_large,

@@ -83,7 +83,9 @@ def log_similarity(
     Source: AdaCoMed Eq. 4.
     """
     if z_large.shape != z_small.shape:
-        raise ValueError(f"z_large {tuple(z_large.shape)} and z_small {tuple(z_small.shape)} differ")
+        raise ValueError(
+            f"z_large {tuple(z_large.shape)} and z_small {tuple(z_small.shape)} differ"
+        )
     u, v = F.normalize(z_large, dim=-1), F.normalize(z_small, dim=-1)
     own = (u * v).sum(-1) / temperature  # (B,)
     if bank is None:

@@ -58,11 +58,10 @@ class Preset:
     optimizer: Literal["adam", "adamw"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.01
-    epochs: int = 40
-    label_smoothing: float = 0.0
+    epochs: int = 30
+    label_smoothing: float = 0.1
     fusion_class_weights: bool = True  # the small model's pretraining always has them
     prior_correction: bool = True  # undo the class weights' shift of the probabilities
-    members: int = 1
 
 
 _PAPER = Preset(
@@ -82,6 +81,7 @@ _PAPER = Preset(
     lr=1e-4,
     weight_decay=0.0,
     epochs=100,
+    label_smoothing=0.0,
     fusion_class_weights=False,
     prior_correction=False,
 )
@@ -110,6 +110,7 @@ PRESETS: dict[str, Preset] = {
         lr=1e-4,
         weight_decay=0.0,
         epochs=100,
+        label_smoothing=0.0,
         fusion_class_weights=False,
         prior_correction=False,
     ),

@@ -63,7 +63,7 @@ def _reliability(found: list[Problem]) -> Figure:
         }
         data.append(line(curve["predicted"], observed, name, style, **more))
         lines += [
-            Row([name, str(n), number(x), interval(o, low, high)])
+            Row([name, str(int(n)), number(x), interval(o, low, high)])
             for x, o, low, high, n in zip(
                 curve["predicted"], observed, curve["low"], curve["high"], curve["n"], strict=True
             )

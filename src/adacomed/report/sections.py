@@ -64,8 +64,8 @@ def _paired(source: Source, paired: Sequence[Difference]) -> Section:
         return Section(name, title, missing=missing)
     lead = (
         f"{source.headline} minus each rival on the same patients, resampled together. A filled "
-        "mark means that the 95 % interval excludes 0; the intervals are not adjusted for the number "
-        "of comparisons."
+        "mark means that the 95 % interval excludes 0; the intervals are not adjusted for the "
+        "number of comparisons."
     )
     return Section(name, title, lead, figures=[figures.forest(paired, source.headline, "AUROC")])
 

@@ -6,20 +6,13 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from adacomed.evaluation.discrimination import METRICS
 from adacomed.report.figures import Difference
 from adacomed.report.page import NONE, Row, Table, interval, number
 from adacomed.report.source import CEILING, Source, finite
 from adacomed.schema import Predictions
 
-COLUMNS = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "acc": "Acc",
-    "map": "mAP",
-    "mar": "mAR",
-    "mf1": "mF1",
-    "brier": "Brier",
-}
+COLUMNS = ("auroc", "auprc", "acc", "mAP", "mAR", "mF1", "brier")
 FEW_EVENTS = 100  # below, an external validation is imprecise: Collins et al., Stat Med 2016
 
 
@@ -56,7 +49,7 @@ def headline_table(source: Source, table: pl.DataFrame, paired: Sequence[Differe
     A winner is marked only where the paired interval against every rival is clear of 0.
     """
     against = {d.method: d for d in paired}
-    shown = {k: name for k, name in COLUMNS.items() if k in table.columns}
+    shown = {metric: METRICS[metric].label for metric in COLUMNS if metric in table.columns}
     has_paired = bool(against)
     rows = []
     ordered = sorted(

@@ -120,7 +120,7 @@ def save_run(
         "spec": trained.spec,
         "native": fitted.native,
         "small": fitted.small,
-        "table_vectors": fitted.table_vectors,
+        "own": fitted.own,
         "tables": {m: encoder.to_dict() for m, encoder in fitted.tables.items()},
         "cohort": card.model_dump(mode="json", exclude_defaults=True),
     }
@@ -167,7 +167,7 @@ def _rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Trained:
         for m in meta["native"]
     }
     tables = {m: TableEncoder.from_dict(state) for m, state in meta["tables"].items()}
-    fitted = FittedInputs(large, meta["native"], tables, meta["small"], meta["table_vectors"])
+    fitted = FittedInputs(large, meta["native"], tables, meta["small"], meta["own"])
     model = build_from_spec(meta["spec"], fitted, len(meta["classes"]))
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     model.load_state_dict(weights)

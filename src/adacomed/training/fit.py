@@ -84,7 +84,7 @@ def fit(
             result.history.append((epoch, "val", "auroc", value))
             if keep_val:
                 result.val_outputs.append(output)
-            if value > best_score:
+            if recipe.patience is not None and value > best_score:
                 best_score, result.best_epoch = value, epoch
                 best_state = copy.deepcopy(model.state_dict())
         if on_epoch is not None:
@@ -92,7 +92,7 @@ def fit(
         stale = epoch - result.best_epoch
         if recipe.patience is not None and best_state is not None and stale >= recipe.patience:
             break
-    if recipe.patience is not None and best_state is not None:
+    if best_state is not None:
         model.load_state_dict(best_state)
     else:
         result.best_epoch = epoch

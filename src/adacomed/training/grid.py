@@ -199,5 +199,3 @@ def _work(cell: Cell) -> None:
     assert _worker is not None
     grid, ticks = _worker
     grid.run(cell, lambda stage: ticks.put((cell.name, stage)))
-
-

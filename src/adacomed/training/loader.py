@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Inputs:
         vectors: large-side modality → (N, D_m) float32; an all-NaN row is an absent modality.
         tables: tabular modality → N rows.
         small: names (of `vectors` or `tables`) that the small model reads.
+        own: tables that are their own vector; their row in `vectors` only says who has one.
         target: (N,) int64 class, −1 where unknown.
         classes: names of the K classes.
         bayes_prob: (N,) of a simulated cohort.
@@ -40,6 +41,7 @@ class Inputs:
     vectors: dict[str, NDArray[np.float32]]
     tables: dict[str, pl.DataFrame]
     small: list[str]
+    own: list[str]
     target: NDArray[np.int64]
     classes: tuple[str, ...]
     bayes_prob: NDArray[np.float64] | None = None
@@ -60,6 +62,7 @@ class Inputs:
             vectors={m: x[rows] for m, x in self.vectors.items()},
             tables={m: t[rows] for m, t in self.tables.items()},
             small=self.small,
+            own=self.own,
             target=self.target[rows],
             classes=self.classes,
             bayes_prob=None if self.bayes_prob is None else self.bayes_prob[rows],
@@ -123,6 +126,7 @@ def gather(
     large, small = sides(cohort, large, small)
     cards = cohort.card.modalities
     vectors: dict[str, NDArray[np.float32]] = {}
+    own = []
     tables = {
         m: cohort.table(m) for m, c in cards.items() if isinstance(c, TabularCard) and m in small
     }
@@ -131,6 +135,7 @@ def gather(
         if isinstance(card, EmbeddingCard):
             vectors[name] = _some_width(cohort.vectors(name))
         elif isinstance(card, TabularCard) and not _as_text(card):
+            own.append(name)
             tables[name] = cohort.table(name)  # becomes a vector once its scaler is fitted
             vectors[name] = _placeholder(tables[name])
         else:
@@ -142,6 +147,7 @@ def gather(
         vectors=vectors,
         tables=tables,
         small=list(small),
+        own=own,
         target=np.full(len(cohort.samples), -1) if task is None else cohort.target(task),
         classes=() if task is None else cohort.classes(task),
         bayes_prob=None if task is None else cohort.bayes_prob(task),
@@ -183,7 +189,9 @@ class Standardiser:
         z = ((x - mean) / spread).astype(np.float64)
         _, _, axes = np.linalg.svd(z - z.mean(axis=0), full_matrices=False)
         components = axes[:pca] / max(float((z @ axes[:pca].T).std()), 1e-6)
-        return cls(mean.astype(np.float32), spread.astype(np.float32), components.astype(np.float32))
+        return cls(
+            mean.astype(np.float32), spread.astype(np.float32), components.astype(np.float32)
+        )
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, D) → (N, D) or (N, k); NaN rows stay NaN."""
@@ -205,13 +213,14 @@ class FittedInputs:
         native: width D_m of each modality as the user gives it.
         tables: tabular modality → its encoder.
         small: what the small model reads, names of `large` or `tables`.
+        own: tables that are their own vector.
     """
 
     large: dict[str, Standardiser]
     native: dict[str, int]
     tables: dict[str, TableEncoder]
     small: list[str]
-    table_vectors: list[str] = field(default_factory=list)  # tables that are their own vector
+    own: list[str]
 
     @property
     def widths(self) -> dict[str, int]:
@@ -246,7 +255,7 @@ class FittedInputs:
     def _vectors(
         self, name: str, inputs: Inputs, tables: dict[str, NDArray[np.float32]]
     ) -> NDArray[np.float32]:
-        if name in self.table_vectors:
+        if name in self.own:
             return _fill(self.large[name](tables[name]), inputs.vectors[name])
         x = inputs.vectors[name]
         if np.isnan(x).all():  # no sample has it: the width says nothing
@@ -274,10 +283,9 @@ def fit_inputs(
     """
     train = inputs.take(rows)
     tables = {m: TableEncoder.fit(table) for m, table in train.tables.items()}
-    own = [m for m in train.vectors if m in tables]
     large, native = {}, {}
     for name, x in train.vectors.items():
-        if name in own:
+        if name in inputs.own:
             x = _fill(tables[name].transform(train.tables[name]), x)
         x = x[~np.isnan(x).any(axis=1)]
         if not len(x):
@@ -287,4 +295,4 @@ def fit_inputs(
             )
         native[name] = x.shape[1]
         large[name] = Standardiser.fit(x, pca, scale=standardise)
-    return FittedInputs(large, native, tables, inputs.small, own)
+    return FittedInputs(large, native, tables, inputs.small, inputs.own)

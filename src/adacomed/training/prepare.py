@@ -139,7 +139,6 @@ def _sizes(fold: Fold) -> str:
     return f"{len(fold.train)} training{val}, {len(fold.test)} test"
 
 
-def subset_rows(cohort: Cohort, column: str) -> set[str]:
+def subset_ids(cohort: Cohort, column: str) -> list[str]:
     """Sample ids where a boolean column of the cohort's table is true."""
-    chosen = cohort.samples.filter(pl.col(column).fill_null(False))
-    return set(chosen[Samples.SAMPLE_ID].to_list())
+    return cohort.samples.filter(pl.col(column).fill_null(False))[Samples.SAMPLE_ID].to_list()

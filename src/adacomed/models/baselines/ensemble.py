@@ -17,9 +17,7 @@ class LargeEnsemble(nn.Module):
     Absent modalities are zero (the training mean, inputs are standardised) with a presence flag.
     """
 
-    def __init__(
-        self, widths: Mapping[str, int], *, H: int, classes: int, dropout: float
-    ) -> None:
+    def __init__(self, widths: Mapping[str, int], *, H: int, classes: int, dropout: float) -> None:
         super().__init__()
         self.modalities = list(widths)
         self.head = mlp(sum(widths.values()) + len(widths), classes, hidden=H, dropout=dropout)

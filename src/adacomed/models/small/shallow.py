@@ -50,7 +50,9 @@ class ShallowSmall(nn.Module):
 
     def embed(self, small: Mapping[str, Tensor]) -> Tensor:
         """Small inputs, name → (B, P) with NaN = not observed → e_small (B, width)."""
-        parts = [encoder(small[name]) for name, encoder in zip(self.inputs, self.encoders, strict=True)]
+        parts = [
+            encoder(small[name]) for name, encoder in zip(self.inputs, self.encoders, strict=True)
+        ]
         e_small: Tensor = self.projection(torch.cat(parts, dim=-1))
         return e_small
 

@@ -1,0 +1,50 @@
+"""Shared by all tests: the real command line in this process, and where the real data are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from adacomed.cli import main
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+class Ran(NamedTuple):
+    """What a command said."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run `adacomed WORDS` and catch its exit code and output; a traceback fails the test."""
+
+    def run(*words: object) -> Ran:
+        capsys.readouterr()
+        code = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+        out = capsys.readouterr()
+        return Ran(code, out.out, out.err)
+
+    return run
+
+
+def shared(name: str) -> Path:
+    """A folder of ../shared/data; the test is skipped, with its name, where it is missing."""
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"needs {folder}")
+    return folder
