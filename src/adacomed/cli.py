@@ -93,7 +93,7 @@ def command(verb: str) -> typer.Typer:
 
 
 def _read_docstring(doc: str) -> tuple[str, dict[str, str]]:
-    """Split a docstring into the help text (Args, Returns, Raises taken out) and the Args' lines."""
+    """Split a docstring into the help text and the lines of its Args."""
     sections = re.split(r"^(Args|Returns|Raises|Example|Examples|Source):", doc, flags=re.M)
     text, helps = sections[0].strip(), {}
     for title, body in zip(sections[1::2], sections[2::2], strict=True):
@@ -118,7 +118,7 @@ def _with_options(function: Callable[..., Any], helps: dict[str, str]) -> Callab
             info = typer.Argument(help=helps.get(name))
         else:
             info = typer.Option(flag, help=helps.get(name))
-        kind = Annotated[hints[name], info]
+        kind: Any = Annotated[hints[name], info]
         parameters.append(
             parameter.replace(annotation=kind, kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
         )

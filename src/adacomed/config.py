@@ -1,4 +1,4 @@
-"""Experiment settings, and the strict reading of every YAML: an unknown key names the nearest one."""
+"""Experiment settings, and the strict reading of every YAML: unknown keys name the nearest."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Run × patients → predictions, one row per patient; `predict`, `compare` and a server all use it."""
+"""Run × patients → predictions, one row per patient, for `predict` and `compare` alike."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,8 +14,7 @@ from numpy.typing import NDArray
 from adacomed.cohort.cohort import Cohort
 from adacomed.errors import InputError
 from adacomed.models.batch import Output
-from adacomed.schema import ModalityCard, prob_column
-from adacomed.schema import Predictions as P
+from adacomed.schema import ModalityCard, Predictions, prob_column
 from adacomed.training.checkpoint import Run
 from adacomed.training.loader import Inputs, gather
 from adacomed.training.neural import Trained, correct_prior
@@ -32,7 +32,7 @@ def forward(trained: Trained, inputs: Inputs, *, batch_size: int = 256) -> Outpu
     """
     model = copy.deepcopy(trained.model).double().eval()
     batch = trained.fitted.batch(inputs).to("cpu", torch.float64)
-    rows = torch.arange(len(inputs)).split(batch_size)
+    rows = torch.split(torch.arange(len(inputs)), batch_size)
     parts = [model(batch.rows(index)) for index in rows]
     return correct_prior(Output.concatenate(parts).detach(), trained.log_prior)
 
@@ -65,36 +65,36 @@ def prediction_frame(
     K = prob.shape[1]
     names = np.array(list(inputs.vectors))
     columns: dict[str, object] = {
-        P.SAMPLE_ID: inputs.sample_id.tolist(),
-        P.SUBJECT_ID: inputs.subject_id.tolist(),
-        P.SPLIT: [split] * len(inputs),
-        P.TASK: [task] * len(inputs),
-        P.LABEL: [int(y) if y >= 0 else None for y in inputs.target],
-        P.PROB: prob[:, -1] if K == 2 else prob.max(axis=1),
+        Predictions.SAMPLE_ID: inputs.sample_id.tolist(),
+        Predictions.SUBJECT_ID: inputs.subject_id.tolist(),
+        Predictions.SPLIT: [split] * len(inputs),
+        Predictions.TASK: [task] * len(inputs),
+        Predictions.LABEL: [int(y) if y >= 0 else None for y in inputs.target],
+        Predictions.PROB: prob[:, -1] if K == 2 else prob.max(axis=1),
     }
     if K > 2:
         columns |= {prob_column(k): prob[:, k] for k in range(K)}
     columns |= _branches(output, K, len(inputs))
     columns |= {
-        P.PRESENT: [names[row].tolist() for row in inputs.present],
-        P.THRESHOLD: [threshold] * len(inputs),
-        P.REPEAT: [repeat] * len(inputs),
-        P.FOLD: [fold] * len(inputs),
-        P.SEED: [seed] * len(inputs),
-        P.METHOD: [method] * len(inputs),
+        Predictions.PRESENT: [names[row].tolist() for row in inputs.present],
+        Predictions.THRESHOLD: [threshold] * len(inputs),
+        Predictions.REPEAT: [repeat] * len(inputs),
+        Predictions.FOLD: [fold] * len(inputs),
+        Predictions.SEED: [seed] * len(inputs),
+        Predictions.METHOD: [method] * len(inputs),
     }
     return pl.DataFrame(columns, schema_overrides=_TYPES, strict=False)
 
 
-_TYPES = {
-    P.LABEL: pl.Int64,
-    P.LOGIT_LARGE: pl.Float64,
-    P.LOGIT_SMALL: pl.Float64,
-    P.S: pl.Float64,
-    P.W_LARGE: pl.Float64,
-    P.W_SMALL: pl.Float64,
-    P.ROUTER: pl.List(pl.Float64),
-    P.PRESENT: pl.List(pl.String),
+_TYPES: dict[str, Any] = {
+    Predictions.LABEL: pl.Int64,
+    Predictions.LOGIT_LARGE: pl.Float64,
+    Predictions.LOGIT_SMALL: pl.Float64,
+    Predictions.S: pl.Float64,
+    Predictions.W_LARGE: pl.Float64,
+    Predictions.W_SMALL: pl.Float64,
+    Predictions.ROUTER: pl.List(pl.Float64),
+    Predictions.PRESENT: pl.List(pl.String),
 }
 
 
@@ -113,12 +113,12 @@ def _branches(output: Output | None, K: int, n: int) -> dict[str, object]:
     o = output
     router = nothing if o is None or o.router is None else o.router.double().tolist()
     return {
-        P.LOGIT_LARGE: log_odds(o.logits_large if o else None),
-        P.LOGIT_SMALL: log_odds(o.logits_small if o else None),
-        P.S: values(o.s if o else None),
-        P.W_LARGE: values(o.w_large if o else None),
-        P.W_SMALL: values(o.w_small if o else None),
-        P.ROUTER: router,
+        Predictions.LOGIT_LARGE: log_odds(o.logits_large if o else None),
+        Predictions.LOGIT_SMALL: log_odds(o.logits_small if o else None),
+        Predictions.S: values(o.s if o else None),
+        Predictions.W_LARGE: values(o.w_large if o else None),
+        Predictions.W_SMALL: values(o.w_small if o else None),
+        Predictions.ROUTER: router,
     }
 
 

@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-
 from ..conftest import shared
 
 

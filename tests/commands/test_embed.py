@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from tests.encoders.conftest import save_tiny
-from tests.test_embed import CARD, N, write_cohort
 
 from adacomed.cohort.cohort import load_cohort
 from adacomed.commands.embed import embed
@@ -19,6 +17,8 @@ from adacomed.commands.encoders import encoders
 from adacomed.embed import embed_modality
 from adacomed.encoders.text_encoder import minilm
 from adacomed.errors import InputError
+from tests.encoders.conftest import save_tiny
+from tests.test_embed import CARD, N, write_cohort
 
 MMIST = Path(__file__).parents[2].parent / "shared/data/mmist-ccrcc/clinical+genomic_split.csv"
 

@@ -52,7 +52,9 @@ def test_slope_and_intercept_against_scikit_learn(slope, intercept):
 def test_recalibrated_probabilities_are_calibrated():
     y, p = sample(500, 0.4, 0.5)
     slope, intercept = slope_intercept(y, p)
-    assert slope_intercept(y, expit(intercept + slope * logit(p))) == pytest.approx((1, 0), abs=1e-6)
+    assert slope_intercept(y, expit(intercept + slope * logit(p))) == pytest.approx(
+        (1, 0), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,9 @@ def test_extreme_probabilities_still_have_a_slope():
 
 
 def test_ece_by_hand_and_by_a_loop():
-    assert ece([0, 1, 1, 1], [0.1, 0.1, 0.9, 1.0], bins=2) == pytest.approx((0.4 * 2 + 0.05 * 2) / 4)
+    assert ece([0, 1, 1, 1], [0.1, 0.1, 0.9, 1.0], bins=2) == pytest.approx(
+        (0.4 * 2 + 0.05 * 2) / 4
+    )
     y, p = sample(300)
     total = 0.0
     for i in range(15):
@@ -89,7 +93,11 @@ def test_ece_by_hand_and_by_a_loop():
 
 @pytest.mark.parametrize(
     ("y", "p", "says"),
-    [([0, 1], [0.1], "expected"), ([0, 2], [0.1, 0.2], "0 or 1"), ([0, 1], [0.1, np.nan], "lie in")],
+    [
+        ([0, 1], [0.1], "expected"),
+        ([0, 2], [0.1, 0.2], "0 or 1"),
+        ([0, 1], [0.1, np.nan], "lie in"),
+    ],
 )
 @pytest.mark.parametrize("function", [calibration_curve, ece, slope_intercept])
 def test_wrong_arrays_are_said_so(function, y, p, says):

@@ -84,9 +84,8 @@ def slope_intercept(label: ArrayLike, prob: ArrayLike) -> Recalibration:
     """
     y, p = _checked(label, prob)
     x = logit(np.clip(p, EPS, 1 - EPS))
-    undefined = Recalibration(float("nan"), float("nan"))
-    if y.min(initial=1) == y.max(initial=0) or np.ptp(x) == 0 or _separated(y, x):
-        return undefined
+    if y.all() or not y.any() or _separated(y, x):
+        return Recalibration(float("nan"), float("nan"))
     scale = x.std()
     design = np.stack([np.ones_like(x), (x - x.mean()) / scale], axis=1)
     beta = _newton(design, y.astype(np.float64))
@@ -95,6 +94,7 @@ def slope_intercept(label: ArrayLike, prob: ArrayLike) -> Recalibration:
 
 
 def _separated(y: Ints, x: Floats) -> bool:
+    """Whether the likelihood has no maximum: a cut parts the classes, or x is one value only."""
     one, zero = x[y == 1], x[y == 0]
     return bool(zero.max() <= one.min() or one.max() <= zero.min())
 

@@ -189,7 +189,7 @@ class Cells:
         }
 
     @property
-    def K(self) -> int:  # noqa: N802
+    def K(self) -> int:
         """Number of classes."""
         shape = self.columns["prob"].shape
         return int(shape[1]) if len(shape) == 2 else 2

@@ -67,7 +67,7 @@ class Scored:
         return cls(y, p, decision, w)
 
     @property
-    def K(self) -> int:  # noqa: N802
+    def K(self) -> int:
         """Number of classes."""
         return int(self.prob.shape[1])
 

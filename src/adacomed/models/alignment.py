@@ -1,4 +1,4 @@
-"""Aligning large and small: projection p (Eq. 3), similarity s (Eq. 4), contrastive loss (Eq. 5)."""
+"""Aligning large and small: projection p (Eq. 3), similarity s (Eq. 4), the loss of Eq. 5."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Projection(nn.Module):
 
 
 def head_isometry(weight: Tensor, d: int) -> Tensor:
-    """Q (d, E) with orthonormal rows or columns that a linear head of `weight` (K, E) cannot notice.
+    """Q (d, E), orthonormal, a detour that a linear head of `weight` (K, E) cannot notice.
 
     weight @ Q.T @ Q == weight, for any d ≥ K: where d ≥ E nothing is lost at all, where d < E the
     d kept directions span the head's rows. With Q as the small adapter and Q.T before the head,
@@ -59,7 +59,8 @@ def head_isometry(weight: Tensor, d: int) -> Tensor:
     _, _, v = torch.linalg.svd(weight.double(), full_matrices=True)  # v (E, E), head's rows first
     if d >= E:
         return torch.cat([torch.eye(E), torch.zeros(d - E, E)]).to(weight)
-    return v[:d].to(weight)
+    Q: Tensor = v[:d].to(weight)
+    return Q
 
 
 def log_similarity(

@@ -67,7 +67,7 @@ class TokenAttention(nn.Module):
         h: Tensor = self.out(attended.transpose(1, 2).reshape(B, M, H))
         if self.residual:
             h = self.norm(tokens + h)
-        return h * present[..., None]
+        return h.masked_fill(~present[..., None], 0.0)
 
 
 class PatientAttention(nn.Module):
@@ -85,7 +85,8 @@ class PatientAttention(nn.Module):
         """Tokens (B, M, H) → (B, M, H), mixed across patients; absent tokens zero."""
         rows = tokens.flatten(1)  # (B, M·H): an unbatched sequence of B patients
         mixed, _ = self.attention(rows, rows, rows, need_weights=False)
-        return mixed.view_as(tokens) * present[..., None]
+        h: Tensor = mixed.view_as(tokens)
+        return h.masked_fill(~present[..., None], 0.0)
 
 
 class Router(nn.Module):
@@ -117,6 +118,8 @@ class Experts(nn.Module):
     Args:
         views: tokens that expert i sees; its subset (default), or all of them (`paper`).
     """
+
+    back: Tensor
 
     def __init__(self, H: int, views: Sequence[Subset], *, dropout: float) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import (  # type: ignore[import-untyped]
+from sklearn.metrics import (
     precision_recall_curve,
     roc_curve,
 )
@@ -174,12 +174,13 @@ def _steps(style: Style) -> Spec:
 
 @dataclass(frozen=True)
 class Difference:
-    """Headline minus `method` on the same patients; the interval is of 95 %."""
+    """Headline minus `method` on the same patients, 95 % interval, p adjusted for all rivals."""
 
     method: str
     value: float
     low: float
     high: float
+    p_holm: float | None = None
 
     @property
     def clear(self) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import jinja2
 import polars as pl
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+from plotly.offline import get_plotlyjs
 
 from adacomed import __version__
 from adacomed.evaluation import compare

@@ -15,7 +15,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from adacomed.errors import InputError, nearest
-from adacomed.schema import TEST, Predictions, RunFiles, prob_column
+from adacomed.evaluation.predictions import prob_columns, read_predictions
+from adacomed.schema import TEST, Predictions, RunFiles
 
 HEADLINE, CEILING = "adacomed", "bayes"
 CELL = [Predictions.REPEAT, Predictions.SEED]  # one cell holds every test patient at most once
@@ -44,10 +45,9 @@ class Source:
 
     @cached_property
     def test(self) -> pl.DataFrame:
-        """Labelled test rows with a probability: what every number and curve is made from."""
+        """Labelled test rows: what every number and curve is made from."""
         known = pl.col(Predictions.LABEL).is_not_null()
-        finite = pl.all_horizontal(pl.col(self.prob_columns).is_finite()).fill_null(False)
-        return self.predictions.filter((pl.col(Predictions.SPLIT) == TEST) & known & finite)
+        return self.predictions.filter((pl.col(Predictions.SPLIT) == TEST) & known)
 
     @cached_property
     def methods(self) -> list[str]:
@@ -68,10 +68,7 @@ class Source:
     @property
     def prob_columns(self) -> list[str]:
         """`prob`, or `prob_0 … prob_{K−1}` for K > 2 classes."""
-        k = 0
-        while prob_column(k) in self.predictions.columns:
-            k += 1
-        return [prob_column(i) for i in range(k)] if k > 2 else [Predictions.PROB]
+        return prob_columns(self.predictions) or [Predictions.PROB]
 
     @property
     def repeated(self) -> bool:
@@ -146,23 +143,17 @@ def read_source(folder: Path) -> Source:
 
 
 def _predictions(folder: Path) -> pl.DataFrame:
-    path = folder / RunFiles.PREDICTIONS
-    if not path.is_file():
+    if not (folder / RunFiles.PREDICTIONS).is_file():
         raise InputError(
             f"{folder}: no {RunFiles.PREDICTIONS} in it; a report needs a finished run "
             "(adacomed train) or comparison (adacomed compare)"
         )
-    frame = _parquet(path)
-    lacking = [c for c in Predictions.REQUIRED if c not in frame.columns]
-    if lacking:
-        raise InputError(f"{path}: column {lacking[0]!r} is missing{nearest('', frame.columns)}")
-    if frame.is_empty():
-        raise InputError(f"{path}: has no rows, so there is nothing to report")
+    frame = read_predictions(folder)
     tasks = frame[Predictions.TASK].unique().sort().to_list()
     if len(tasks) > 1:
         raise InputError(
-            f"{path}: holds {len(tasks)} tasks ({', '.join(map(str, tasks))}), a report is about "
-            "one; write each task's rows to a folder of its own"
+            f"{folder}: holds {len(tasks)} tasks ({', '.join(tasks)}), a report is about one; "
+            "write each task's rows to a folder of its own"
         )
     return frame
 

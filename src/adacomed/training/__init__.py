@@ -1,0 +1,1 @@
+"""The one loop, the choices made on validation, the grid, the run on disk."""

@@ -117,7 +117,7 @@ def evaluate(model: nn.Module, batch: Batch) -> Output:
 
 
 def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
     return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
@@ -150,8 +150,8 @@ def _train_epoch(
 
 
 def batches(n: int, size: int, generator: torch.Generator) -> list[Tensor]:
-    """Shuffled row indices in batches; a last batch of one joins the one before (Eq. 5 needs two)."""
-    parts = list(torch.randperm(n, generator=generator).split(size))
+    """Shuffled rows in batches; a last batch of one joins the one before (Eq. 5 needs two)."""
+    parts = list(torch.split(torch.randperm(n, generator=generator), size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts

@@ -1,4 +1,4 @@
-"""From a cohort to model inputs: gather what each side reads, fit scalers on training patients only."""
+"""From a cohort to model inputs; everything fitted is fitted on training patients only."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _some_width(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _placeholder(table: pl.DataFrame) -> NDArray[np.float32]:
-    """(N, 1): NaN where every cell of the row is missing, so that presence is known before a fit."""
+    """(N, 1): NaN where every cell of the row is missing: presence is known before a fit."""
     seen = table.select(pl.any_horizontal(pl.all().is_not_null())).to_series().to_numpy()
     return np.where(seen, 0.0, np.nan).astype(np.float32)[:, None]
 
@@ -196,7 +196,7 @@ class Standardiser:
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, D) → (N, D) or (N, k); NaN rows stay NaN."""
         z = (x - self.mean) / self.scale
-        return z if self.components is None else z @ self.components.T
+        return (z if self.components is None else z @ self.components.T).astype(np.float32)
 
     @property
     def width(self) -> int:

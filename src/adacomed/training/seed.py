@@ -12,7 +12,7 @@ import torch
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch, and ask torch for deterministic kernels (warn where none)."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  (libraries that still read the global state)
+    np.random.seed(seed)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
 

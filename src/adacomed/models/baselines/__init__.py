@@ -1,0 +1,1 @@
+"""What AdaCoMed is compared with."""

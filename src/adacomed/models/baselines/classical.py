@@ -112,7 +112,7 @@ def _calibrated(
     x: Floats, y: NDArray[np.int64], splits: Splits, seed: int, K: int
 ) -> tuple[Callable[[Floats], Floats], Floats]:
     """A forest for a narrow table, a logistic regression for a vector, Platt-scaled out of fold."""
-    here = ~np.isnan(x).all(axis=1)
+    here = _present(x)
     rows = np.flatnonzero(here)
     position = np.full(len(x), -1)
     position[rows] = np.arange(len(rows))
@@ -127,6 +127,11 @@ def _calibrated(
     return (lambda z: np.asarray(scale.predict_proba(_log(base.predict(z))))), out
 
 
+def _present(x: Floats) -> NDArray[np.bool_]:
+    """(N,): who has the modality; a row of only NaN is absent."""
+    return np.asarray(~np.isnan(x).all(axis=1))
+
+
 def _log(prob: Floats) -> Floats:
     clipped = np.clip(prob, 1e-4, 1)
     logs = np.log(clipped)
@@ -135,7 +140,7 @@ def _log(prob: Floats) -> Floats:
 
 def _where_present(predict: Callable[[Floats], Floats], x: Floats, K: int) -> Floats:
     out = np.full((len(x), K), np.nan)
-    here = ~np.isnan(x).all(axis=1)
+    here = _present(x)
     if here.any():
         out[here] = predict(x[here])
     return out
@@ -144,7 +149,7 @@ def _where_present(predict: Callable[[Floats], Floats], x: Floats, K: int) -> Fl
 def _average(parts: Mapping[str, Floats], prior: Floats) -> Floats:
     """Mean over the modalities that speak; the training prevalence where none does."""
     stack = np.stack(list(parts.values()))  # (modalities, N, K)
-    speaks = ~np.isnan(stack).any(axis=2)
+    speaks = np.asarray(~np.isnan(stack).any(axis=2))
     total = np.where(speaks[..., None], stack, 0.0).sum(axis=0)
     count = speaks.sum(axis=0)[:, None]
     return np.where(count > 0, total / np.maximum(count, 1), prior)

@@ -1,0 +1,1 @@
+"""Small multimodal models, each with an embedding and a linear head."""

@@ -1,4 +1,4 @@
-"""A small multimodal model for tables and vectors: shallow encoders → concatenation → e_small → f."""
+"""A small multimodal model for tables and vectors: shallow encoders → concatenation → f."""
 
 from __future__ import annotations
 

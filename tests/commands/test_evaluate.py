@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from adacomed import cli
+from adacomed.commands.evaluate import evaluate
+from adacomed.errors import InputError
+from adacomed.evaluation.compare import paired, read_predictions, summarise
+
+
+def predictions(methods=("adacomed", "small"), events=20, n=80):
+    y = np.arange(n) < events
+    return pl.concat(
+        pl.DataFrame(
+            {
+                "sample_id": [f"p{i:02d}" for i in range(n)],
+                "subject_id": [f"p{i:02d}" for i in range(n)],
+                "split": ["val" if i % 4 == 3 else "test" for i in range(n)],
+                "task": "death",
+                "label": y.astype(int),
+                "prob": np.random.default_rng(i).random(n) * 0.6 + 0.4 * y,
+                "method": method,
+            }
+        )
+        for i, method in enumerate(methods)
+    )
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "predictions.parquet"
+    predictions().write_parquet(path)
+    return path
+
+
+def test_prints_both_tables_and_writes_them(file, tmp_path, capsys):
+    evaluate(file, out=tmp_path / "a" / "b", resamples=50)
+    printed = capsys.readouterr().out
+    assert "method     n  events" in printed
+    assert "adacomed − small" in printed
+    assert "15 events: the interval is wide" in printed
+    assert "\x1b" not in printed
+    table = pl.read_csv(tmp_path / "a" / "b" / "table.csv")
+    expected = summarise(read_predictions(file), n=50)
+    assert table["auroc"].to_list() == pytest.approx(expected["auroc"].to_list())
+    differences = pl.read_csv(tmp_path / "a" / "b" / "paired.csv")
+    expected = paired(read_predictions(file), n=50)
+    assert differences["low"].to_list() == pytest.approx(expected["low"].to_list())
+
+
+def test_a_run_folder_and_another_split(file, capsys):
+    evaluate(file.parent, split="val", resamples=20)
+    assert "adacomed  20       5" in capsys.readouterr().out
+
+
+def test_json_is_one_object_without_nan(tmp_path, capsys):
+    predictions(events=0).write_csv(tmp_path / "p.csv")
+    evaluate(tmp_path / "p.csv", json=True, resamples=20)
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [row["method"] for row in found["table"]] == ["adacomed", "small"]
+    assert found["table"][0]["auroc"] is None
+    assert found["table"][0]["brier"] > 0
+    assert found["paired"][0]["difference"] is None
+
+
+def test_one_method_is_not_compared(tmp_path, capsys):
+    predictions(["forest"]).write_parquet(tmp_path / "p.parquet")
+    evaluate(tmp_path / "p.parquet", out=tmp_path / "out", resamples=20)
+    assert "comparison" not in capsys.readouterr().out
+    assert not (tmp_path / "out" / "paired.csv").exists()
+
+
+def test_without_adacomed_it_asks_for_a_reference(tmp_path, capsys):
+    predictions(["forest", "small"]).write_parquet(tmp_path / "p.parquet")
+    evaluate(tmp_path / "p.parquet", resamples=20)
+    captured = capsys.readouterr()
+    assert "--reference, one of forest, small" in captured.err
+    assert "comparison" not in captured.out
+    evaluate(tmp_path / "p.parquet", reference="small", resamples=20)
+    assert "small − forest" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"split": "tset"}, "no rows of split 'tset'; did you mean 'test'"),
+        ({"reference": "smal"}, "no method 'smal' .*did you mean 'small'"),
+        ({"resamples": 0}, "0 resamples"),
+    ],
+)
+def test_wrong_options_are_the_users_error(file, options, says):
+    with pytest.raises(InputError, match=says):
+        evaluate(file, **options)
+
+
+def test_no_labels_and_an_out_that_is_a_file(file, tmp_path):
+    with pytest.raises(InputError, match="takes a folder"):
+        evaluate(file, out=file)
+    predictions().with_columns(label=pl.lit(None, pl.Int64)).write_parquet(tmp_path / "new.parquet")
+    with pytest.raises(InputError, match="no row of split 'test' has a label"):
+        evaluate(tmp_path / "new.parquet")
+
+
+def test_on_a_terminal_the_table_is_rich(file, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+    evaluate(file, resamples=20)
+    printed = capsys.readouterr().out
+    assert "─" in printed
+    assert "Paired differences on the same patients" in printed
+    assert "15 events: the interval is wide" in printed
+
+
+def test_the_command_line_and_its_help(file, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["evaluate", "--help"])
+    assert stopped.value.code == 0
+    assert "Example:" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["evaluate", str(file), "--split", "tset"])
+    assert stopped.value.code == 2
+    assert "did you mean 'test'" in capsys.readouterr().err
+
+
+def test_evaluation_imports_no_torch():
+    code = "import sys, adacomed.commands.evaluate; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import io
+
+import polars as pl
+import pytest
+
+from adacomed.evaluation.compare import markdown, paired, summarise, text_paired, text_table
+from adacomed.evaluation.tables import SHOWN, summary_grid
+
+SUMMARY = pl.DataFrame(
+    {
+        "task": "death",
+        "method": ["small", "adacomed", "odd"],
+        "n": 121,
+        "n_events": 4,
+        "auroc": [0.7777, 0.848, float("nan")],
+        "auroc_low": [0.7, 0.8104, float("nan")],
+        "auroc_high": [0.85, 0.8812, float("nan")],
+        "brier": [0.1, 0.2, 0.3],
+        "brier_low": [0.05, 0.1, 0.2],
+        "brier_high": [0.2, 0.3, 0.4],
+        "auroc_interval": "DeLong",
+        "note": ["4 events: the interval is wide"] * 3,
+    }
+)
+
+
+def test_text_has_the_best_on_top_and_the_note_once():
+    assert text_table(SUMMARY).splitlines() == [
+        "method      n  events              AUROC",
+        "adacomed  121       4  0.848 (0.81–0.88)",
+        "small     121       4  0.778 (0.70–0.85)",
+        "odd       121       4                  –",
+        "4 events: the interval is wide",
+    ]
+
+
+def test_a_note_of_one_method_names_it():
+    one = SUMMARY.with_columns(note=pl.Series(["", "1 event: the interval is wide", None]))
+    assert text_table(one).splitlines()[-1] == "adacomed: 1 event: the interval is wide"
+
+
+def test_markdown_by_hand():
+    assert markdown(SUMMARY.head(2)).splitlines() == [
+        "| method | n | events | AUROC |",
+        "| --- | --: | --: | --: |",
+        "| adacomed | 121 | 4 | 0.848 (0.81–0.88) |",
+        "| small | 121 | 4 | 0.778 (0.70–0.85) |",
+        "",
+        "4 events: the interval is wide",
+    ]
+
+
+def test_lower_is_better_goes_on_top_too_when_it_is_all_there_is():
+    only = SUMMARY.drop("auroc", "auroc_low", "auroc_high")
+    header, rows = summary_grid(only, ["brier"])
+    assert header[-1] == "Brier"
+    assert [row[0] for row in rows] == ["small", "adacomed", "odd"]
+    assert rows[0][-1] == "0.100 (0.05–0.20)"
+
+
+def test_paired_by_hand():
+    table = pl.DataFrame(
+        {
+            "task": "death",
+            "method": ["small", "forest"],
+            "reference": "adacomed",
+            "metric": "auroc",
+            "n": 618,
+            "difference": [0.0123, -0.0071],
+            "low": [0.001, -0.02],
+            "high": [0.0251, 0.0049],
+            "p": [0.0004, 0.31],
+            "p_holm": [0.0008, 0.31],
+        }
+    )
+    assert text_paired(table).splitlines() == [
+        "comparison           n  metric       difference (95 % CI)       p  p (Holm)",
+        "adacomed − small   618   AUROC     0.012 (0.001 to 0.025)  <0.001    <0.001",
+        "adacomed − forest  618   AUROC  −0.007 (−0.020 to 0.005)   0.310     0.310",
+    ]
+    assert markdown(table).splitlines()[2] == (
+        "| adacomed − small | 618 | AUROC | 0.012 (0.001 to 0.025) | <0.001 | <0.001 |"
+    )
+
+
+@pytest.mark.parametrize("events", [0, 30])
+def test_a_table_read_back_from_csv_renders_the_same(table, events):
+    frame = pl.concat([table(events=events), table(task="icu")])
+    for computed, render in (
+        (summarise(frame, n=20), text_table),
+        (paired(frame, n=20), text_paired),
+    ):
+        back = pl.read_csv(io.StringIO(computed.write_csv()))
+        assert render(back) == render(computed)
+        assert markdown(back) == markdown(computed)
+        assert render(computed).splitlines()[0].startswith("task")
+
+
+def test_the_papers_six_are_shown(table):
+    first = text_table(summarise(table(), n=20)).splitlines()[0].split()
+    assert first == ["method", "n", "events", "AUROC", "AUPRC", "Acc", "mAP", "mAR", "mF1"]
+    assert len(SHOWN) == 6
+
+
+def test_empty_tables_are_their_header(table):
+    assert text_table(summarise(table(), split="val")).startswith("method  n  events  AUROC")
+    assert text_paired(paired(table(), split="val")).startswith("comparison  n")
