@@ -76,8 +76,8 @@ def test_paired_by_hand():
         }
     )
     assert text_paired(table).splitlines() == [
-        "comparison           n  metric       difference (95 % CI)       p  p (Holm)",
-        "adacomed − small   618   AUROC     0.012 (0.001 to 0.025)  <0.001    <0.001",
+        "comparison           n  metric      difference (95 % CI)       p  p (Holm)",
+        "adacomed − small   618   AUROC    0.012 (0.001 to 0.025)  <0.001    <0.001",
         "adacomed − forest  618   AUROC  −0.007 (−0.020 to 0.005)   0.310     0.310",
     ]
     assert markdown(table).splitlines()[2] == (

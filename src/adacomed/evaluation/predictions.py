@@ -44,7 +44,8 @@ def read_predictions(path: Path) -> pl.DataFrame:
     lacking = [c for c in Predictions.REQUIRED if c not in frame.columns]
     if lacking:
         raise InputError(
-            f"{file}: no column {', '.join(map(repr, lacking))}; it has {', '.join(frame.columns)}"
+            f"{file}: column {', '.join(map(repr, lacking))} is missing; "
+            f"it has {', '.join(frame.columns)}"
         )
     if frame.is_empty():
         raise InputError(f"{file}: has no rows")

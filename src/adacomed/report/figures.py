@@ -218,11 +218,17 @@ def forest(differences: Sequence[Difference], headline: str, metric: str) -> Fig
     title = f"{headline} − rival, {metric}"
     shape = layout(title, "", height=110 + 32 * len(ordered), shapes=[zero])
     shape["yaxis"] |= {"type": "category", "range": [-0.6, len(ordered) - 0.4]}
-    rows = [Row([d.method, interval(d.value, d.low, d.high), "yes" if d.clear else "no"])
-            for d in reversed(ordered)]  # fmt: skip
     caption = f"{headline} minus each rival, {metric}, same patients, 95 % intervals"
-    table = Table(caption, ["rival", "difference", "interval excludes 0"], rows)
+    rows = [
+        Row([d.method, interval(d.value, d.low, d.high), number(d.p_holm), _yes(d.clear)])
+        for d in reversed(ordered)
+    ]
+    table = Table(caption, ["rival", "difference", "p (Holm)", "interval excludes 0"], rows)
     alt = f"Forest plot. {caption}. " + "; ".join(
         f"{d.method} {interval(d.value, d.low, d.high)}" for d in reversed(ordered)
     )
     return Figure("forest", "Paired differences", alt, {"data": [data], "layout": shape}, table)
+
+
+def _yes(true: bool) -> str:
+    return "yes" if true else "no"

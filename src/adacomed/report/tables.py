@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from adacomed.evaluation.discrimination import METRICS
+from adacomed.evaluation.tables import notes as few
 from adacomed.report.figures import Difference
 from adacomed.report.page import NONE, Row, Table, interval, number
 from adacomed.report.source import CEILING, Source, finite
@@ -31,7 +32,7 @@ def differences(paired: pl.DataFrame | None, headline: str) -> list[Difference]:
         value, low, high = (finite(row[c]) for c in ("difference", "low", "high"))
         if row["method"] in (headline, CEILING) or value is None or low is None or high is None:
             continue
-        found.append(Difference(str(row["method"]), value, low, high))
+        found.append(Difference(str(row["method"]), value, low, high, finite(row.get("p_holm"))))
     return found
 
 
@@ -98,10 +99,7 @@ def _notes(table: pl.DataFrame, won: bool) -> list[str]:
         )
     if won:
         notes.append("★ AUROC above every other method, each paired 95 % interval clear of 0.")
-    if "note" in table.columns:
-        for method, note in table.select(Predictions.METHOD, "note").iter_rows():
-            notes += [f"{method}: {note}"] if note else []
-    return notes
+    return [*notes, *few(table)] if "note" in table.columns else notes
 
 
 def summary(source: Source, table: pl.DataFrame, paired: Sequence[Difference]) -> list[str]:
@@ -116,8 +114,8 @@ def summary(source: Source, table: pl.DataFrame, paired: Sequence[Difference]) -
         counted += f", {int(events)} of them with the event"
     auroc = finite(row["auroc"])
     if auroc is None:
-        reason = row.get("note") or "it needs test patients of both classes"
-        return [f"{source.headline} was tested on {counted}; AUROC is not defined: {reason}."]
+        reason = "AUROC is not defined, as it needs test patients of both classes"
+        return [f"{source.headline} was tested on {counted}; {reason}."]
     low, high = finite(row.get("auroc_low")), finite(row.get("auroc_high"))
     within = f" (95 % interval {number(low)} to {number(high)})" if low is not None else ""
     lines = [f"On {counted}, {source.headline} reaches an AUROC of {number(auroc)}{within}."]
