@@ -205,7 +205,7 @@ def test_one_method_without_branches(synthetic, tmp_path):
         write_report(synthetic.write_run(tmp_path / "one", frame, everything=False)).read_text()
     )
     assert "only one method" in page.text["paired"]
-    assert "not a fused model" in page.text["weights"]
+    assert "only a fused model has them" in page.text["weights"]
     assert "no router weights" in page.text["router-weights"]
     assert "do not say which modalities" in page.text["patterns"]
     assert set(page.specs) == {"roc", "pr", "reliability", "probabilities"}
@@ -301,5 +301,14 @@ def test_errors_name_the_folder(synthetic, tmp_path):
     with pytest.raises(InputError, match="2 tasks"):
         write_report(synthetic.write_run(tmp_path / "two", two, everything=False))
     frame = synthetic.predictions(n=12).drop("prob")
-    with pytest.raises(InputError, match="'prob' is missing"):
+    with pytest.raises(InputError, match="'prob'"):
         write_report(synthetic.write_run(tmp_path / "lacks", frame, everything=False))
+
+
+def test_a_rival_tested_on_other_patients_is_left_out_of_the_pairs(synthetic, tmp_path):
+    frame = synthetic.predictions(methods=("adacomed", "small", "forest"))
+    frame = frame.filter((pl.col("method") != "forest") | (pl.col("sample_id") > "SECRET-0020"))
+    html = write_report(synthetic.write_run(tmp_path / "uneven", frame)).read_text()
+    page = Page(html)
+    assert page.specs["forest"]["data"][0]["y"] == ["small"]
+    assert "SECRET-" not in html

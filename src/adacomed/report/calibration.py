@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from adacomed.evaluation import calibration
-from adacomed.report.figures import UNIT, Style, layout, line, rounded, rule
+from adacomed.report.figures import UNIT, Problem, Style, layout, line, problems, rounded, rule
 from adacomed.report.page import NONE, Figure, Row, Section, Spec, Table, interval, number
-from adacomed.report.source import CEILING, Source, one_vs_rest
+from adacomed.report.source import CEILING, Source
 
-Problem = tuple[str, Style, NDArray[Any], NDArray[Any]]  # name, look, y (N,), p (N,)
+PER_BIN = 20  # patients that a bin should have; small test sets get fewer, wider bins
 
 
 def section(source: Source, look: dict[str, Style]) -> Section:
     """Reliability curves, the spread of the probabilities, and slope, intercept and ECE."""
     name, title = "calibration", "Calibration"
-    found = _problems(source, look)
+    rivals = {method: style for method, style in look.items() if method != CEILING}
+    found = list(problems(source, rivals, once=True))
     if not found:
         missing = "Calibration needs labelled test patients of both classes."
         return Section(name, title, missing=missing)
@@ -32,22 +30,11 @@ def section(source: Source, look: dict[str, Style]) -> Section:
     return Section(name, title, lead, tables=[_numbers(found)], figures=figures)
 
 
-def _problems(source: Source, look: dict[str, Style]) -> list[Problem]:
-    """Each method's binary problems (K > 2: each class against the rest) that have both classes."""
-    return [
-        (f"{method}, {part}" if part else method, style, y, p)
-        for method, style in look.items()
-        if method != CEILING
-        for part, y, p in one_vs_rest(source, source.patients(method))
-        if 0 < y.sum() < len(y)
-    ]
-
-
 def _reliability(found: list[Problem]) -> Figure:
     data: list[Spec] = [rule([0, 1], [0, 1], "perfect")]
     lines = []
     for name, style, y, p in found:
-        curve = calibration.calibration_curve(y, p)
+        curve = calibration.calibration_curve(y, p, bins=min(10, max(3, len(y) // PER_BIN)))
         observed = np.asarray(curve["observed"])
         bars = {
             "type": "data",

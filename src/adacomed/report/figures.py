@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ def layout(x: str, y: str, **more: Any) -> Spec:
     axis = {"gridcolor": "var(--grid)", "zeroline": False, "linecolor": "var(--muted)"}
     return {
         "height": 400,
-        "margin": {"l": 56, "r": 16, "t": 30, "b": 52},
+        "margin": {"l": 64, "r": 16, "t": 30, "b": 52},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": "var(--text)", "size": 13, "family": "system-ui, sans-serif"},
@@ -96,8 +96,8 @@ def layout(x: str, y: str, **more: Any) -> Spec:
         "showlegend": False,
         "dragmode": False,
         **{k: v for k, v in more.items() if k not in ("xaxis", "yaxis")},
-        "xaxis": axis | {"title": {"text": label(x)}, "automargin": True} | more.get("xaxis", {}),
-        "yaxis": axis | {"title": {"text": label(y)}, "automargin": True} | more.get("yaxis", {}),
+        "xaxis": axis | {"title": {"text": label(x), "standoff": 8}} | more.get("xaxis", {}),
+        "yaxis": axis | {"title": {"text": label(y), "standoff": 8}} | more.get("yaxis", {}),
     }
 
 
@@ -111,21 +111,36 @@ def thin(*arrays: NDArray[Any]) -> list[NDArray[Any]]:
     return [a[index] for a in arrays]
 
 
-def problems(source: Source, method: str) -> Iterable[tuple[str, NDArray[Any], NDArray[Any]]]:
-    """The method's binary problems that have both classes: name, y, p."""
-    for part, y, p in one_vs_rest(source, source.rows(method)):
-        if 0 < y.sum() < len(y):
-            yield (f"{method}, {part}" if part else method), y, p
+Problem = tuple[str, Style, NDArray[Any], NDArray[Any]]  # name, look, y (N,), p (N,)
+
+
+def problems(source: Source, look: dict[str, Style], *, once: bool = False) -> Iterable[Problem]:
+    """Every method's binary problems that have both classes.
+
+    For K > 2 each class is one against the rest: the headline's are shown at first, a colour each.
+
+    Args:
+        once: each patient once (first repeat and seed), else every row.
+    """
+    for method, style in look.items():
+        rows = source.patients(method) if once else source.rows(method)
+        for k, (part, y, p) in enumerate(one_vs_rest(source, rows)):
+            if not 0 < y.sum() < len(y):
+                continue
+            if part:
+                own = replace(style, color=f"var(--c{k % 8})", shown=method == source.headline)
+                yield f"{method}, {part}", own, y, p
+            else:
+                yield method, style, y, p
 
 
 def roc(source: Source, look: dict[str, Style], aurocs: dict[str, str]) -> Figure | None:
     """ROC curves of every method (K > 2: of every class against the rest)."""
     data = [rule([0, 1], [0, 1], "chance")]
-    for method, style in look.items():
-        for name, y, p in problems(source, method):
-            fpr, tpr = thin(*roc_curve(y, p)[:2])
-            shown = f"{name} · {aurocs[name]}" if name in aurocs else name
-            data.append(line(fpr, tpr, shown, style))
+    for name, style, y, p in problems(source, look):
+        fpr, tpr = thin(*roc_curve(y, p)[:2])
+        shown = f"{name} · {aurocs[name]}" if name in aurocs else name
+        data.append(line(fpr, tpr, shown, style))
     if len(data) == 1:
         return None
     alt = "ROC curves: sensitivity against 1 − specificity. AUROC: " + "; ".join(
@@ -144,14 +159,13 @@ def precision_recall(
     """Precision-recall curves for the positive class, with the prevalence as the line of chance."""
     data: list[Spec] = []
     prevalence = None
-    for method, style in look.items():
-        for name, y, p in problems(source, method):
-            precision, recall, _ = precision_recall_curve(y, p, drop_intermediate=True)
-            shown = f"{name} · {auprcs[name]}" if name in auprcs else name
-            recall, precision = thin(recall, precision)
-            data.append(line(recall, precision, shown, style) | {"line": _steps(style)})
-            if prevalence is None and "," not in name:
-                prevalence = float(y.mean())
+    for name, style, y, p in problems(source, look):
+        precision, recall, _ = precision_recall_curve(y, p, drop_intermediate=True)
+        shown = f"{name} · {auprcs[name]}" if name in auprcs else name
+        recall, precision = thin(recall, precision)
+        data.append(line(recall, precision, shown, style) | {"line": _steps(style)})
+        if name == source.headline:
+            prevalence = float(y.mean())
     if not data:
         return None
     if prevalence is not None:
@@ -217,7 +231,7 @@ def forest(differences: Sequence[Difference], headline: str, metric: str) -> Fig
     zero["line"] = {"color": "var(--muted)", "dash": "dot", "width": 1.5}
     title = f"{headline} − rival, {metric}"
     shape = layout(title, "", height=110 + 32 * len(ordered), shapes=[zero])
-    shape["yaxis"] |= {"type": "category", "range": [-0.6, len(ordered) - 0.4]}
+    shape["yaxis"] |= {"automargin": True, "type": "category", "range": [-0.6, len(ordered) - 0.4]}
     caption = f"{headline} minus each rival, {metric}, same patients, 95 % intervals"
     rows = [
         Row([d.method, interval(d.value, d.low, d.high), number(d.p_holm), _yes(d.clear)])

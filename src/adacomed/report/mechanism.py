@@ -172,8 +172,9 @@ def _heatmap(means: np.ndarray[Any, Any], rows: list[str], columns: list[str]) -
     if len(columns) <= 15:
         data |= {"texttemplate": "%{z:.2f}", "textfont": {"color": "var(--text)", "size": 12}}
     shape = layout("expert", "", height=150 + 40 * len(rows))
-    shape["yaxis"] |= {"autorange": "reversed", "type": "category", "showgrid": False}
-    shape["xaxis"] |= {"type": "category", "showgrid": False}
+    names = {"type": "category", "showgrid": False, "automargin": True}
+    shape["yaxis"] |= names | {"autorange": "reversed"}
+    shape["xaxis"] |= names
     return {"data": [data], "layout": shape}
 
 

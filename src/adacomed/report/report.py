@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
@@ -16,11 +17,12 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from adacomed import __version__
+from adacomed.errors import InputError
 from adacomed.evaluation import compare
 from adacomed.report import sections
 from adacomed.report.page import Section, Spec
 from adacomed.report.source import CEILING, Source, read_source
-from adacomed.report.tables import differences, summary
+from adacomed.report.tables import COLUMNS, differences, summary
 from adacomed.schema import Predictions, RunFiles
 
 
@@ -85,9 +87,9 @@ def build_page(
 ) -> Page:
     """Compute what the caller has not, and lay the sections out."""
     if table is None:
-        table = compare.summarise(source.test)
-    if paired is None and len({CEILING, *table[Predictions.METHOD]}) > 2:
-        paired = compare.paired(source.test, reference=source.headline)
+        table = compare.summarise(source.test, metrics=COLUMNS)
+    if paired is None:
+        paired = compared(source)
     clear = differences(paired, source.headline)
     name, warnings = full_title(source, title)
     return Page(
@@ -98,6 +100,26 @@ def build_page(
         version=__version__,
         made=date.today().isoformat(),
     )
+
+
+def compared(source: Source) -> pl.DataFrame | None:
+    """`compare.paired` on what can be paired: a rival tested on other patients is left out."""
+    name = pl.col(Predictions.METHOD)
+    rows = source.test.filter(name != CEILING)
+    tested = rows[Predictions.METHOD].unique(maintain_order=True).to_list()
+    rivals = [method for method in tested if method != source.headline]
+    if source.headline not in tested or not rivals:
+        return None
+    try:
+        return compare.paired(rows, reference=source.headline)
+    except InputError:
+        found = []
+        for rival in rivals:
+            with suppress(InputError):
+                two = rows.filter(name.is_in([source.headline, rival]))
+                found.append(compare.paired(two, reference=source.headline))
+        # Holm's p of one comparison alone is not that of the family
+        return pl.concat(found).drop("p_holm") if found else None
 
 
 def full_title(source: Source, given: str | None) -> tuple[str, list[str]]:

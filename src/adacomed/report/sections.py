@@ -59,7 +59,7 @@ def _paired(source: Source, paired: Sequence[Difference]) -> Section:
         missing = (
             "There is only one method, so nothing to compare it with."
             if len(source.methods) < 2
-            else f"No rival shares enough labelled test patients with {source.headline}."
+            else f"No rival was tested on the same labelled patients as {source.headline}."
         )
         return Section(name, title, missing=missing)
     lead = (
@@ -105,7 +105,7 @@ def _weights(source: Source) -> Section:
         "Each patient has their own balance of the large branch (frozen encoders) and the small "
         "model." + _first(source)
     )
-    missing = f"{source.headline} left no weights of two branches: it is not a fused model."
+    missing = f"{source.headline} left no weights of two branches; only a fused model has them."
     return _figures("weights", "Large against small", lead, found, missing)
 
 
@@ -115,7 +115,7 @@ def _router(source: Source) -> Section:
         "The router weighs one expert per subset of modalities (Eq. 2); an expert that needs an "
         "absent modality is masked." + _first(source)
     )
-    missing = f"{source.headline} left no router weights."
+    missing = f"{source.headline} left no router weights; only a mixture of experts has them."
     return _figures("router-weights", "Router", lead, found, missing)
 
 
@@ -134,9 +134,8 @@ def _patterns(source: Source) -> Section:
     )
     lines = []
     for pattern, n, prevalence in counts.sort("n", descending=True).iter_rows():
-        [scored] = compare.summarise(rows.filter(pl.col("pattern") == pattern)).iter_rows(
-            named=True
-        )
+        part = rows.filter(pl.col("pattern") == pattern)
+        [scored] = compare.summarise(part, metrics=["auroc"]).iter_rows(named=True)
         share = number(prevalence) if binary else "–"
         lines.append(Row([pattern, str(n), share, estimate(scored, "auroc")]))
     caption = f"{source.headline} by the modalities that a test patient has"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import yaml
 from numpy.typing import NDArray
 
 from adacomed.errors import InputError, nearest
@@ -126,13 +127,17 @@ def read_source(folder: Path) -> Source:
         if path.is_file()
     }
     predictions = _predictions(folder)
+    metrics = _json(found.get(RunFiles.METRICS))  # a comparison keeps its settings in here
+    environment = _json(found.get(RunFiles.ENVIRONMENT)) or metrics.get("environment") or {}
+    settings = metrics.get("experiment")
+    config = yaml.safe_dump(settings, sort_keys=False) if isinstance(settings, dict) else ""
     return Source(
         folder=folder,
         predictions=predictions,
         history=_parquet(found[RunFiles.HISTORY]) if RunFiles.HISTORY in found else None,
-        config=_text(found.get(RunFiles.CONFIG)),
-        metrics=_json(found.get(RunFiles.METRICS)),
-        environment=_json(found.get(RunFiles.ENVIRONMENT)),
+        config=_text(found.get(RunFiles.CONFIG)) or config,
+        metrics=metrics,
+        environment=environment if isinstance(environment, dict) else {},
         inputs=_json(found.get(RunFiles.INPUTS)),
         hashes={
             name: hashlib.sha256(found[name].read_bytes()).hexdigest()

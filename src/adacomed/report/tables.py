@@ -68,7 +68,8 @@ def headline_table(source: Source, table: pl.DataFrame, paired: Sequence[Differe
         kind = "headline" if method == source.headline else ""
         rows.append(Row(cells, "ceiling" if method == CEILING else kind))
     columns = ["method", *shown.values()] + ([f"against {source.headline}"] * has_paired)
-    return Table("Test patients, 95 % intervals in brackets", columns, rows, _notes(table, won))
+    caption = "Test patients, 95 % intervals in brackets"
+    return Table(caption, columns, rows, _notes(source, table, won))
 
 
 def wins(source: Source, paired: Sequence[Difference], methods: Sequence[str]) -> bool:
@@ -87,10 +88,13 @@ def verdict(difference: Difference | None) -> str:
     return "below" if difference.value > 0 else "above"
 
 
-def _notes(table: pl.DataFrame, won: bool) -> list[str]:
+def _notes(source: Source, table: pl.DataFrame, won: bool) -> list[str]:
+    several = len(source.prob_columns) > 1
+    decision = "the most probable class" if several else "the method's own threshold (else .5)"
     notes = [
-        "mAP, mAR and mF1 are macro precision, recall and F1, as in the paper; they and Acc use "
-        "each method's threshold chosen on validation. Brier: lower is better."
+        "mAP, mAR and mF1 are macro precision, recall and F1, as in the paper; they and Acc decide "
+        f"by {decision}. Brier: lower is better."
+        + (" AUROC and AUPRC are means over the classes, each against the rest." * several)
     ]
     if CEILING in table[Predictions.METHOD]:
         notes.append(

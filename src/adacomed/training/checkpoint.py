@@ -18,7 +18,7 @@ import polars as pl
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from adacomed import __version__
@@ -101,7 +101,7 @@ def save_run(
         if s.components is not None:
             tensors[f"inputs.{m}.components"] = torch.from_numpy(s.components.copy())
     tensors["log_prior"] = trained.log_prior
-    save_file(tensors, folder / RunFiles.MODEL)
+    (folder / RunFiles.MODEL).write_bytes(save(tensors))
     fitted = trained.fitted
     names = list(fitted.large)
     meta = {

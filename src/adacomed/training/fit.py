@@ -57,6 +57,7 @@ def fit(
 
     Args:
         train: all training patients, with target and index.
+        seed: decides the order of the patients and dropout; the start is the model's own.
         val: validation patients. With a `patience` the weights of their best epoch are kept.
         score: (logits (N, K), target (N,)) → value on validation, higher is better.
         keep_val: keep every epoch's validation output (to choose epochs over several folds).
@@ -65,7 +66,8 @@ def fit(
         FloatingPointError: the loss is not finite; nothing is skipped silently.
     Source: AdaCoMed Algorithm 1; Adam with a cosine schedule (Sec. 4.1).
     """
-    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)  # dropout
+    generator = torch.Generator().manual_seed(seed)  # order of the patients
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer(recipe, parameters)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.epochs)

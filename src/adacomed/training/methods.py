@@ -162,7 +162,7 @@ def _classical(name: str, problem: Problem) -> Result:
     features = _features(inputs, rows)
     if name == LATE_FUSION:
         of = {m: x[rows] for m, x in features.items()}
-        fitted = classical.late_fusion(of, y, splits, seed)
+        fitted = classical.late_fusion(of, inputs.tables, y, splits, seed)
         prob = fitted.predict({m: x[fold.test] for m, x in features.items()})
     else:
         kind = name.removesuffix("-all")

@@ -6,7 +6,7 @@ numpy arrays with NaN for "not observed"; nothing here knows files or settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +35,10 @@ def logistic(seed: int) -> tuple[Pipeline, dict[str, list[Any]]]:
 
 
 def forest(seed: int) -> tuple[Pipeline, dict[str, list[Any]]]:
-    """Random forest of 300 trees, its leaf size chosen; missing cells get the mean and a flag."""
+    """Random forest of 200 trees, its leaf size chosen; missing cells get the mean and a flag."""
     model = make_pipeline(
         SimpleImputer(add_indicator=True, keep_empty_features=True),
-        RandomForestClassifier(n_estimators=300, random_state=seed),
+        RandomForestClassifier(n_estimators=200, random_state=seed),
     )
     return model, {"randomforestclassifier__min_samples_leaf": [1, 3, 10]}
 
@@ -90,16 +90,22 @@ def fit_kind(kind: str, x: Floats, y: NDArray[np.int64], splits: Splits, seed: i
 
 
 def late_fusion(
-    parts: Mapping[str, Floats], y: NDArray[np.int64], splits: Splits, seed: int
+    parts: Mapping[str, Floats],
+    tables: Collection[str],
+    y: NDArray[np.int64],
+    splits: Splits,
+    seed: int,
 ) -> Fitted:
-    """One calibrated model per modality, averaged over the modalities that a patient has.
+    """One Platt-scaled model per modality, averaged over the modalities that a patient has.
 
     Args:
         parts: modality → (N, P); a row of only NaN is an absent modality.
+        tables: which of them are tables: these get a forest, vectors a logistic regression.
     """
     K = int(y.max()) + 1
     prior = np.bincount(y, minlength=K) / len(y)
-    members = {name: _calibrated(x, y, splits, seed, K) for name, x in parts.items()}
+    kind = {name: "forest" if name in tables else "logistic" for name in parts}
+    members = {name: _calibrated(kind[name], x, y, splits, seed, K) for name, x in parts.items()}
 
     def predict(features: Mapping[str, Floats]) -> Floats:
         return _average({m: _where_present(members[m][0], features[m], K) for m in members}, prior)
@@ -109,9 +115,9 @@ def late_fusion(
 
 
 def _calibrated(
-    x: Floats, y: NDArray[np.int64], splits: Splits, seed: int, K: int
+    kind: str, x: Floats, y: NDArray[np.int64], splits: Splits, seed: int, K: int
 ) -> tuple[Callable[[Floats], Floats], Floats]:
-    """A forest for a narrow table, a logistic regression for a vector, Platt-scaled out of fold."""
+    """One modality's model among those who have it, scaled on its out-of-fold probabilities."""
     here = _present(x)
     rows = np.flatnonzero(here)
     position = np.full(len(x), -1)
@@ -120,7 +126,7 @@ def _calibrated(
     usable = all(len(np.unique(y[rows][a])) == K and len(b) for a, b in inner)
     if len(rows) == 0 or not usable:  # too few patients have it: it has nothing to say
         return (lambda z: np.full((len(z), K), np.nan)), np.full((len(x), K), np.nan)
-    base = fit_kind("forest" if x.shape[1] <= 100 else "logistic", x[rows], y[rows], inner, seed)
+    base = fit_kind(kind, x[rows], y[rows], inner, seed)
     scale = LogisticRegression().fit(_log(base.out_of_fold), y[rows])
     out = np.full((len(x), K), np.nan)
     out[rows] = scale.predict_proba(_log(base.out_of_fold))

@@ -1,0 +1,145 @@
+"""Every method by name: trained on a fold, choices on validation only, test read once."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from adacomed.cohort.split import Fold
+from adacomed.errors import InputError
+from adacomed.evaluation.discrimination import auroc
+from adacomed.schema import Predictions
+from adacomed.training.methods import Problem, method_names, run_method
+
+from .conftest import make_experiment, make_fold, make_inputs
+
+ALL = [
+    *("adacomed", "small", "large-ensemble", "average", "a-large", "b-large"),
+    *("logistic", "forest", "boosting", "logistic-all", "forest-all", "boosting-all"),
+    "late-fusion",
+]
+QUICK = {"training": {"epochs": 2, "inner_folds": 2}, "model": {"strategy": "threshold"}}
+
+
+def problem(inputs=None, fold=None, **settings) -> Problem:
+    inputs = inputs or make_inputs()
+    experiment = make_experiment(**{**QUICK, **settings})
+    return Problem(experiment, inputs, fold or make_fold(len(inputs)), "task", 0)
+
+
+def test_names():
+    assert method_names(make_inputs()) == ALL
+    ceiling = replace(make_inputs(), bayes_prob=np.full(120, 0.3))
+    assert method_names(ceiling) == [*ALL, "bayes"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_method_predicts_the_test_patients(name):
+    p = problem()
+    rows = run_method(name, p).predictions
+    test = rows.filter(pl.col("split") == "test")
+    assert test[Predictions.SAMPLE_ID].to_list() == p.inputs.sample_id[p.fold.test].tolist()
+    val = rows.filter(pl.col("split") == "val")
+    assert set(val[Predictions.SAMPLE_ID]) == set(p.inputs.sample_id[p.fold.train])
+    assert rows[Predictions.PROB].is_between(0, 1).all()
+    assert rows[Predictions.THRESHOLD].n_unique() == 1
+
+
+@pytest.mark.parametrize("name", ["adacomed", "average", "late-fusion", "forest"])
+def test_three_classes(name):
+    inputs = make_inputs(classes=3)
+    rows = run_method(name, problem(inputs)).predictions
+    prob = rows.select("prob_0", "prob_1", "prob_2").to_numpy()
+    assert prob.sum(1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["adacomed", "logistic-all", "late-fusion"])
+def test_test_labels_change_nothing(name):
+    """Flip the test patients' labels: no prediction and no threshold may move."""
+    p = problem()
+    y = p.inputs.target.copy()
+    y[p.fold.test] = 1 - y[p.fold.test]
+    flipped = replace(p, inputs=replace(p.inputs, target=y))
+    columns = [Predictions.SAMPLE_ID, Predictions.PROB, Predictions.THRESHOLD]
+    ours = run_method(name, p).predictions.select(columns)
+    assert ours.equals(run_method(name, flipped).predictions.select(columns))
+
+
+@pytest.mark.parametrize("name", ["adacomed", "late-fusion"])
+def test_test_inputs_of_others_change_nothing(name):
+    """A test patient's numbers stay when the other test patients' inputs change."""
+    p = problem()
+    vectors = {m: x.copy() for m, x in p.inputs.vectors.items()}
+    vectors["a"][p.fold.test[1:]] += 3
+    moved = replace(p, inputs=replace(p.inputs, vectors=vectors))
+
+    def first(problem):
+        rows = run_method(name, problem).predictions.filter(pl.col("split") == "test")
+        return rows[Predictions.PROB][0]
+
+    assert first(p) == pytest.approx(first(moved), abs=1e-9)
+
+
+def test_the_small_method_is_the_one_that_adacomed_starts_from():
+    """With no fusion epoch that moves anything, the small branch is the small method."""
+    p = problem(training={"epochs": 2, "inner_folds": 2})
+    own = run_method("small", p)
+    fused = run_method("adacomed", p)
+    assert fused.choices["small_epochs"] == own.choices["epochs"]
+    body = {k: v for k, v in own.trained.model.state_dict().items() if not k.startswith("head")}
+    inside = fused.trained.model.small.state_dict()
+    assert all((inside[k] == v).all() for k, v in body.items())
+
+
+def test_holdout_validation_with_a_given_validation_split():
+    rows = np.arange(120)
+    fold = Fold(0, 0, train=rows[:60], val=rows[60:90], test=rows[90:])
+    result = run_method("adacomed", problem(fold=fold))
+    val = result.predictions.filter(pl.col("split") == "val")
+    assert set(val["sample_id"]) == {f"p{i:03d}" for i in range(60, 90)}
+
+
+def test_strategies_are_chosen_on_validation():
+    result = run_method("adacomed", problem(model={"strategy": "auto"}))
+    said = result.choices["strategy_auroc_on_validation"]
+    assert set(said) == {"ensemble", "learnable", "inverse", "gaussian", "threshold"}
+    assert said[result.choices["strategy"]] == max(said.values())
+
+
+def test_a_named_seed_repeats_and_another_differs():
+    a, b = (run_method("adacomed", problem()).predictions for _ in range(2))
+    assert a.equals(b)
+    other = run_method("adacomed", replace(problem(), seed=1)).predictions
+    assert not a[Predictions.PROB].equals(other[Predictions.PROB])
+
+
+def test_probabilities_mean_what_they_say_in_spite_of_class_weights():
+    """Prior correction: the mean predicted risk is near the prevalence, not near one half."""
+    inputs = make_inputs(400, seed=1)
+    y = np.zeros(400, np.int64)
+    y[np.argsort(inputs.vectors["a"].sum(1))[-60:]] = 1
+    p = problem(replace(inputs, target=y), make_fold(400), training={"epochs": 15})
+    test = run_method("small", p).predictions.filter(pl.col("split") == "test")
+    assert test[Predictions.PROB].mean() == pytest.approx(test["label"].mean(), abs=0.08)
+
+
+def test_methods_learn_what_there_is_to_learn():
+    inputs = make_inputs(300)
+    for name in ("adacomed", "large-ensemble", "logistic-all"):
+        p = problem(inputs, make_fold(300), training={"epochs": 12, "inner_folds": 2})
+        test = run_method(name, p).predictions.filter(pl.col("split") == "test")
+        assert auroc(test["label"], test["prob"]) > 0.9, name
+
+
+def test_a_cohort_without_tables_and_one_with_nothing_else():
+    inputs = make_inputs()
+    bare = replace(inputs, tables={}, small=["a", "b"])
+    assert "logistic-all" not in method_names(bare)
+    for name in ("adacomed", "logistic", "late-fusion"):
+        run_method(name, problem(bare))
+
+
+def test_unknown_method_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'adacomed'"):
+        run_method("adacomd", problem())
