@@ -1,4 +1,4 @@
-"""Small synthetic inputs with signal in a table, in vectors, and in a modality that is often absent."""
+"""Small synthetic inputs: signal in a table and in vectors, and a modality often absent."""
 
 import numpy as np
 import polars as pl

@@ -110,9 +110,13 @@ def test_a_newer_format_and_a_folder_that_is_no_run(run_folder, tmp_path):
 
 
 def test_nothing_is_left_of_a_run_that_failed(tmp_path):
-    with pytest.raises(RuntimeError), written_whole(tmp_path / "run") as folder:
-        (folder / "half").write_text("x")
-        raise RuntimeError("stop")
+    def fail():
+        with written_whole(tmp_path / "run") as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 

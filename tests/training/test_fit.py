@@ -1,4 +1,4 @@
-"""The one loop: early stopping keeps the best epoch, seeds decide everything, nothing is skipped."""
+"""The one loop: early stopping keeps the best epoch, seeds decide all, nothing is skipped."""
 
 from dataclasses import replace
 

@@ -15,11 +15,14 @@ from .conftest import make_inputs
 def test_nothing_is_fitted_on_anyone_but_the_training_patients(inputs):
     train = np.arange(60)
     fitted = fit_inputs(inputs, train)
+    others = np.arange(120)[:, None] >= 60
+    table = inputs.tables["clinical"]
+    strangers = table[60:].with_columns(pl.col("age") * 3, ward=pl.lit("Z"))
     moved = replace(
         inputs,
-        vectors={m: np.where(np.arange(120)[:, None] < 60, x, x * 7 + 3) for m, x in inputs.vectors.items()},
-        tables={"clinical": inputs.tables["clinical"][:60].vstack(inputs.tables["clinical"][:60].with_columns(ward=pl.lit("Z")))},
-    )  # fmt: skip
+        vectors={m: np.where(others, x * 7 + 3, x) for m, x in inputs.vectors.items()},
+        tables={"clinical": table[:60].vstack(strangers)},
+    )
     again = fit_inputs(moved, train)
     for m in ("a", "b"):
         assert np.array_equal(fitted.large[m].mean, again.large[m].mean)
@@ -42,7 +45,7 @@ def test_pca_keeps_the_leading_directions_and_absent_rows(inputs):
     assert batch.embeddings["a"].shape == (120, 3)
     assert not batch.present[:, 1].all()
     z = Standardiser.fit(inputs.vectors["a"], None)(inputs.vectors["a"]).astype(float)
-    left, values, _ = np.linalg.svd(z - z.mean(0), full_matrices=False)
+    left, _, _ = np.linalg.svd(z - z.mean(0), full_matrices=False)
     ours = batch.embeddings["a"].numpy()
     assert np.abs(np.corrcoef(ours[:, 0], left[:, 0])[0, 1]) == pytest.approx(1, abs=1e-4)
 

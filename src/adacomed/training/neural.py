@@ -7,9 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adacomed.config import Experiment
@@ -25,7 +23,16 @@ from adacomed.training.fit import Recipe
 from adacomed.training.loader import FittedInputs
 from adacomed.training.objective import Objective, class_weights
 from adacomed.training.seed import derive
-from adacomed.training.selection import Build, Choice, Part, Plan, Tick, choose, finish
+from adacomed.training.selection import (
+    Build,
+    Choice,
+    Part,
+    Plan,
+    Tick,
+    choose,
+    clearly_better,
+    finish,
+)
 
 
 @dataclass
@@ -118,7 +125,7 @@ class Trainer:
         named = self.preset.strategy
         candidates = list(STRATEGIES) if named == "auto" else [named]
         choices = {s: self._choose("adacomed", self._fusion(s), s) for s in candidates}
-        best = max(candidates, key=lambda s: choices[s].score)
+        best = self._best_strategy(choices)
         model, part = self._finish("adacomed", choices[best], self._fusion(best))
         assert isinstance(model, AdaCoMed)
         _set_threshold_t(model, choices[best].output)
@@ -171,6 +178,15 @@ class Trainer:
             history=large.history + small.history,
             choices={"large": large.choices, "small": small.choices},
         )
+
+    def _best_strategy(self, choices: dict[str, Choice]) -> str:
+        """The best on validation, if it clearly beats the first candidate (the plain ensemble)."""
+        incumbent, *_ = choices
+        best = max(choices, key=lambda s: choices[s].score)
+        better = clearly_better(
+            choices[best].output.logits, choices[incumbent].output.logits, self.plan
+        )
+        return best if better else incumbent
 
     # ---- their parts ----------------------------------------------------------------------------
     def _one(self, spec: dict[str, Any], stage: str) -> Trained:
@@ -284,13 +300,9 @@ class Trainer:
         """Maximises macro F1 on validation; 0.5 stands for argmax where K > 2."""
         if self.K > 2:
             return 0.5
-        target = self._val_target()
+        target = self.plan.val_target
         prob = torch.softmax(output.logits.double(), -1)[:, 1].numpy()
         return float(choose_threshold(target, prob))
-
-    def _val_target(self) -> NDArray[np.int64]:
-        targets = [p.val.target for p in self.plan.parts if p.val and p.val.target is not None]
-        return torch.cat(targets).numpy()
 
 
 def fill_bank(model: AdaCoMed, train: Batch, seed: int) -> None:
