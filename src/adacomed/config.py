@@ -26,6 +26,7 @@ class SmallSettings(Settings):
     modalities: list[str] | None = None  # None: the cohort's tables, else everything
     width: int = Field(64, ge=1, description="width of each shallow encoder and of e_small")
     dropout: float = Field(0.3, ge=0, lt=1)
+    epochs: int | None = Field(None, ge=1, description="None: training.epochs, else the preset's")
 
 
 class ModelSettings(Settings):

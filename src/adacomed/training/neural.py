@@ -70,6 +70,9 @@ def resolve_preset(experiment: Experiment) -> Preset:
             if (value := getattr(experiment.training, name)) is not None
         },
     }
+    small = experiment.small.epochs or experiment.training.epochs
+    if small is not None:
+        values["small_epochs"] = small
     return replace(PRESETS[experiment.preset], **values)
 
 
@@ -107,14 +110,6 @@ class Trainer:
         self.experiment, self.plan, self.K, self.seed = experiment, plan, classes, seed
         self.preset = resolve_preset(experiment)
         self.tick = tick
-        self.recipe = Recipe(
-            epochs=self.preset.epochs,
-            lr=self.preset.lr,
-            weight_decay=self.preset.weight_decay,
-            optimizer=self.preset.optimizer,
-            batch_size=experiment.training.batch_size,
-            patience=experiment.training.patience,
-        )
         self._smalls: dict[str, ShallowSmall] = {}
         self._small_choice: Choice | None = None
 
@@ -232,6 +227,16 @@ class Trainer:
 
         return build
 
+    def _recipe(self, stage: str) -> Recipe:
+        return Recipe(
+            epochs=self.preset.small_epochs if stage == "small" else self.preset.epochs,
+            lr=self.preset.lr,
+            weight_decay=self.preset.weight_decay,
+            optimizer=self.preset.optimizer,
+            batch_size=self.experiment.training.batch_size,
+            patience=self.experiment.training.patience,
+        )
+
     def _objective(self, *, fusion: bool) -> Callable[[Part], Objective]:
         weighted = self.experiment.training.class_weights
         weighted = weighted and (self.preset.fusion_class_weights or not fusion)
@@ -252,7 +257,7 @@ class Trainer:
             build,
             self.plan,
             objective=self._objective(fusion=stage == "adacomed"),
-            recipe=self.recipe,
+            recipe=self._recipe(stage),
             seed=derive(self.seed, stage),
             tick=lambda: self.tick(name),
         )
@@ -265,7 +270,7 @@ class Trainer:
             build,
             plan or self.plan,
             objective=self._objective(fusion=stage == "adacomed"),
-            recipe=self.recipe,
+            recipe=self._recipe(stage),
             seed=derive(self.seed, stage),
             tick=lambda: self.tick(stage),
         )
