@@ -17,7 +17,7 @@ from adacomed.models.batch import Output
 from adacomed.schema import ModalityCard, Predictions, prob_column
 from adacomed.training.checkpoint import Run
 from adacomed.training.loader import Inputs, gather
-from adacomed.training.neural import Trained, correct_prior
+from adacomed.training.trained import Trained, correct_prior
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ prediction depends on who else is in the batch; in `default` it never does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from adacomed.models.adacomed import AdaCoMed, SmallModel, Weighting
@@ -91,31 +91,16 @@ _PAPER = Preset(
 PRESETS: dict[str, Preset] = {
     "default": Preset(),
     "paper": _PAPER,
-    "authors": Preset(
-        H=512,
-        d=512,
-        heads=4,
-        dropout=0.1,
+    "authors": replace(
+        _PAPER,
         attention="patients",
-        residual=False,
         expert_view="subset",
-        complete_cases=True,
-        bank_size=None,
-        head_init=False,
         lambda_=0.0,
         score="mean_negative",
         inverse="inverse_authors",
         t=0.95,
-        detach=False,
         batch_mean=True,
-        optimizer="adam",
-        lr=1e-4,
-        weight_decay=0.0,
-        epochs=100,
-        small_epochs=100,
-        label_smoothing=0.0,
-        fusion_class_weights=False,
-        prior_correction=False,
+        mix="logits",
     ),
 }
 

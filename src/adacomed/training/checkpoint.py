@@ -28,8 +28,8 @@ from adacomed.models.batch import Output
 from adacomed.models.mome import modality_subsets
 from adacomed.readers.tabular import TableEncoder
 from adacomed.schema import CohortCard, RunFiles
-from adacomed.training.loader import FittedInputs, Standardiser
-from adacomed.training.neural import Trained, build_from_spec
+from adacomed.training.scaling import FittedInputs, Standardiser
+from adacomed.training.trained import Trained, build_from_spec
 
 FORMAT = 1
 _PACKAGES = ("torch", "numpy", "polars", "scikit-learn", "scipy", "safetensors", "transformers")

@@ -17,10 +17,12 @@ from adacomed.evaluation.discrimination import choose_threshold
 from adacomed.inference import forward, prediction_frame, probabilities
 from adacomed.models.baselines import classical
 from adacomed.schema import TEST, VAL, History
-from adacomed.training.loader import Inputs, fit_inputs
-from adacomed.training.neural import Trained, Trainer
+from adacomed.training.loader import Inputs
+from adacomed.training.neural import Trainer
+from adacomed.training.scaling import fit_inputs
 from adacomed.training.seed import derive
 from adacomed.training.selection import Tick, plan
+from adacomed.training.trained import Trained
 
 NEURAL = {
     "adacomed": Trainer.adacomed,

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from adacomed.config import Experiment
 from adacomed.evaluation.discrimination import choose_threshold
 from adacomed.models.adacomed import AdaCoMed
-from adacomed.models.baselines.ensemble import Average, LargeEnsemble
-from adacomed.models.baselines.single import SingleLarge
+from adacomed.models.baselines.ensemble import Average
 from adacomed.models.batch import Batch, Output
 from adacomed.models.presets import PRESETS, Preset, build_adacomed
 from adacomed.models.small.shallow import ShallowSmall
 from adacomed.models.weighting import STRATEGIES
 from adacomed.training.fit import Recipe
-from adacomed.training.loader import FittedInputs
 from adacomed.training.objective import Objective, class_weights
 from adacomed.training.seed import derive
 from adacomed.training.selection import (
-    Build,
+    Candidate,
     Choice,
     Part,
     Plan,
@@ -33,31 +31,7 @@ from adacomed.training.selection import (
     clearly_better,
     finish,
 )
-
-
-@dataclass
-class Trained:
-    """A neural method, trained, with everything that a prediction needs.
-
-    Attributes:
-        model: in evaluation mode.
-        fitted: scalers and vocabularies.
-        spec: what rebuilds the model before its weights are loaded (`build_from_spec`).
-        log_prior: (K,) subtracted from the logits: undoes the class weights' shift.
-        threshold: on the positive class's probability, chosen on validation.
-        val_output: validation patients' output in the order of the plan, prior corrected.
-        history: stage, epoch, part, metric, value.
-        choices: what was chosen on validation, for people.
-    """
-
-    model: nn.Module
-    fitted: FittedInputs
-    spec: dict[str, Any]
-    log_prior: Tensor
-    threshold: float
-    val_output: Output
-    history: list[tuple[str, int, str, str, float]] = field(default_factory=list)
-    choices: dict[str, Any] = field(default_factory=dict)
+from adacomed.training.trained import Trained, build_from_spec, correct_prior
 
 
 def resolve_preset(experiment: Experiment) -> Preset:
@@ -74,23 +48,6 @@ def resolve_preset(experiment: Experiment) -> Preset:
     if small is not None:
         values["small_epochs"] = small
     return replace(PRESETS[experiment.preset], **values)
-
-
-def correct_prior(output: Output, log_prior: Tensor) -> Output:
-    """Subtract the log class weights from every logit.
-
-    A model trained with class weights w_k estimates p_k w_k / Σ p w; dividing w out again makes its
-    output a probability at the training prevalence. It changes no ranking between two patients of a
-    binary task.
-    """
-    return replace(
-        output,
-        **{
-            name: logits - log_prior.to(logits)
-            for name in ("logits", "logits_large", "logits_small")
-            if (logits := getattr(output, name)) is not None
-        },
-    )
 
 
 class Trainer:
@@ -118,10 +75,11 @@ class Trainer:
         """Algorithm 1, its strategy and epoch count chosen on validation."""
         small = self._choose_small()
         named = self.preset.strategy
-        candidates = list(STRATEGIES) if named == "auto" else [named]
-        choices = {s: self._choose("adacomed", self._fusion(s), s) for s in candidates}
+        strategies = STRATEGIES if named == "auto" else (named,)
+        candidates = {s: self._candidate("adacomed", self._fusion(s), s) for s in strategies}
+        choices = {s: choose(c, self.plan) for s, c in candidates.items()}
         best = self._best_strategy(choices)
-        model, part = self._finish("adacomed", choices[best], self._fusion(best))
+        model, part = finish(candidates[best], choices[best], self.plan)
         assert isinstance(model, AdaCoMed)
         _set_threshold_t(model, choices[best].output)
         spec = {
@@ -188,13 +146,14 @@ class Trainer:
         def build(part: Part, seed: int) -> nn.Module:
             return build_from_spec(spec, part.fitted, self.K)
 
-        choice = self._choose(stage, build, stage)
-        model, part = self._finish(stage, choice, build)
+        candidate = self._candidate(stage, build)
+        choice = choose(candidate, self.plan)
+        model, part = finish(candidate, choice, self.plan)
         return self._trained(model, part, choice, spec, stage)
 
     def _choose_small(self) -> Choice:
         if self._small_choice is None:
-            self._small_choice = self._choose("small", self._new_small, "small")
+            self._small_choice = choose(self._candidate("small", self._new_small), self.plan)
         return self._small_choice
 
     def _new_small(self, part: Part, seed: int) -> ShallowSmall:
@@ -211,12 +170,12 @@ class Trainer:
         if part.name not in self._smalls:
             choice = self._choose_small()
             only = Plan(self.plan.parts, part if self.plan.final else None)
-            model, _ = self._finish("small", choice, self._new_small, only)
+            model, _ = finish(self._candidate("small", self._new_small), choice, only)
             assert isinstance(model, ShallowSmall)
             self._smalls[part.name] = model
         return self._smalls[part.name]
 
-    def _fusion(self, strategy: str) -> Build:
+    def _fusion(self, strategy: str) -> Callable[[Part, int], nn.Module]:
         def build(part: Part, seed: int) -> nn.Module:
             small = copy.deepcopy(self._small_for(part))
             torch.manual_seed(seed)  # pretraining a small model above must not move the start
@@ -252,27 +211,15 @@ class Trainer:
 
         return objective
 
-    def _choose(self, stage: str, build: Build, name: str) -> Choice:
-        return choose(
-            build,
-            self.plan,
+    def _candidate(
+        self, stage: str, build: Callable[[Part, int], nn.Module], name: str | None = None
+    ) -> Candidate:
+        return Candidate(
+            build=build,
             objective=self._objective(fusion=stage == "adacomed"),
             recipe=self._recipe(stage),
             seed=derive(self.seed, stage),
-            tick=lambda: self.tick(name),
-        )
-
-    def _finish(
-        self, stage: str, choice: Choice, build: Build, plan: Plan | None = None
-    ) -> tuple[nn.Module, Part]:
-        return finish(
-            choice,
-            build,
-            plan or self.plan,
-            objective=self._objective(fusion=stage == "adacomed"),
-            recipe=self._recipe(stage),
-            seed=derive(self.seed, stage),
-            tick=lambda: self.tick(stage),
+            tick=lambda: self.tick(name or stage),
         )
 
     def _trained(
@@ -325,31 +272,3 @@ def _set_threshold_t(model: AdaCoMed, output: Output) -> None:
     """t of the threshold strategy: the median of s on validation, where the preset asks for it."""
     if model.weighting.follow and output.s is not None:
         model.weighting.t.copy_(output.s.median())
-
-
-def build_from_spec(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
-    """An untrained model of the shape that `spec` and the fitted inputs describe."""
-    kind = spec["model"]
-    if kind == "average":
-        large = build_from_spec({**spec, "model": "large-ensemble"}, fitted, classes)
-        return Average(large, build_from_spec({**spec, "model": "small"}, fitted, classes))
-    if kind == "large-ensemble":
-        p = Preset(**spec["preset"])
-        return LargeEnsemble(fitted.widths, H=p.H, classes=classes, dropout=p.dropout)
-    if kind == "single":
-        p, name = Preset(**spec["preset"]), spec["modality"]
-        return SingleLarge(
-            name,
-            column=list(fitted.widths).index(name),
-            width_in=fitted.widths[name],
-            H=p.H,
-            classes=classes,
-            dropout=p.dropout,
-        )
-    small = ShallowSmall(
-        fitted.small_widths, width=spec["small_width"], classes=classes, dropout=0.0
-    )
-    if kind == "small":
-        return small
-    preset = replace(Preset(**spec["preset"]), bank_size=spec["bank"] or None)
-    return build_adacomed(preset, fitted.widths, small, strategy=spec["strategy"])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +28,9 @@ from adacomed.evaluation.intervals import bootstrap
 from adacomed.evaluation.scored import Scored
 from adacomed.models.batch import Batch, Output
 from adacomed.training.fit import FitResult, Recipe, fit
-from adacomed.training.loader import FittedInputs, Inputs, fit_inputs
+from adacomed.training.loader import Inputs
 from adacomed.training.objective import Objective
+from adacomed.training.scaling import FittedInputs, fit_inputs
 from adacomed.training.seed import derive, seed_everything
 
 FEW_PATIENTS = 2000  # below this many training patients nobody is held out just to stop in time
@@ -181,46 +183,52 @@ class Choice:
     history: list[tuple[int, str, str, float]]
 
 
-Build = Callable[[Part, int], nn.Module]
+@dataclass(frozen=True)
+class Candidate:
+    """One method to train, before any of it is trained.
 
-
-def choose(
-    build: Build,
-    plan: Plan,
-    *,
-    objective: Callable[[Part], Objective],
-    recipe: Recipe,
-    seed: int,
-    tick: Callable[[], None],
-) -> Choice:
-    """Train a candidate on every part and choose its epoch count on the validation patients.
-
-    Args:
+    Attributes:
         build: (part, seed) → an untrained model for the part.
-        seed: every part's model starts from a seed derived from it.
+        objective: part → what is minimised (class weights are the part's own).
+        seed: every part's model starts from a seed derived from it and the part's name.
+        tick: called after every epoch.
     """
-    results: list[FitResult] = []
-    for part in plan.parts:
-        part_seed = derive(seed, part.name)
-        seed_everything(part_seed)
-        model = build(part, part_seed)
-        patient = recipe if plan.final is None else replace(recipe, patience=None)
-        results.append(
-            fit(
-                model,
-                part.train,
-                objective=objective(part),
-                recipe=patient,
-                seed=part_seed,
-                val=part.val,
-                score=positive_score,
-                keep_val=True,
-                on_epoch=tick,
-            )
+
+    build: Callable[[Part, int], nn.Module]
+    objective: Callable[[Part], Objective]
+    recipe: Recipe
+    seed: int
+    tick: Callable[[], None]
+
+    def train(self, part: Part, recipe: Recipe, **watch: Any) -> tuple[nn.Module, FitResult]:
+        """A fresh model, trained on a part's training patients."""
+        seed = derive(self.seed, part.name)
+        seed_everything(seed)
+        model = self.build(part, seed)
+        result = fit(
+            model,
+            part.train,
+            objective=self.objective(part),
+            recipe=recipe,
+            seed=seed,
+            on_epoch=self.tick,
+            **watch,
         )
+        return model, result
+
+
+def choose(candidate: Candidate, plan: Plan) -> Choice:
+    """Train a candidate on every part and choose its epoch count on the validation patients."""
+    recipe = candidate.recipe
+    if plan.final is not None:
+        recipe = replace(recipe, patience=None)
+    trained = [
+        candidate.train(part, recipe, val=part.val, score=positive_score, keep_val=True)
+        for part in plan.parts
+    ]
+    results = [result for _, result in trained]
     if plan.final is None:
-        best = results[0].best_epoch
-        return _choice(plan, results, best, model)
+        return _choice(plan, results, results[0].best_epoch, trained[0][0])
     pooled = [_pooled(results, epoch) for epoch in range(1, recipe.epochs + 1)]
     curve = np.array([auroc(plan.val_target, _prob(output.logits)) for output in pooled])
     best = 1 + int(np.argmax(_smooth(curve)))
@@ -248,29 +256,10 @@ def _smooth(curve: NDArray[np.float64]) -> NDArray[np.float64]:
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
-def finish(
-    choice: Choice,
-    build: Build,
-    plan: Plan,
-    *,
-    objective: Callable[[Part], Objective],
-    recipe: Recipe,
-    seed: int,
-    tick: Callable[[], None],
-) -> tuple[nn.Module, Part]:
+def finish(candidate: Candidate, choice: Choice, plan: Plan) -> tuple[nn.Module, Part]:
     """The model to keep, and the part it was trained on: "cv" trains it now, on everyone."""
     if plan.final is None:
         assert choice.model is not None
         return choice.model, plan.parts[0]
-    part_seed = derive(seed, plan.final.name)
-    seed_everything(part_seed)
-    model = build(plan.final, part_seed)
-    fit(
-        model,
-        plan.final.train,
-        objective=objective(plan.final),
-        recipe=replace(recipe, patience=None, stop_after=choice.epochs),
-        seed=part_seed,
-        on_epoch=tick,
-    )
-    return model, plan.final
+    recipe = replace(candidate.recipe, patience=None, stop_after=choice.epochs)
+    return candidate.train(plan.final, recipe)[0], plan.final

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from adacomed.errors import InputError
-from adacomed.training.loader import Standardiser, fit_inputs
+from adacomed.training.scaling import Standardiser, fit_inputs
 
 from .conftest import make_inputs
 
