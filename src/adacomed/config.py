@@ -65,6 +65,7 @@ class TrainingSettings(Settings):
     validation: Literal["auto", "holdout", "cv"] = "auto"
     inner_folds: int = Field(5, ge=2)
     patience: int = Field(10, ge=1)
+    members: int | None = Field(None, ge=1, description="cv: models averaged, a seed each")
     val_fraction: float = Field(0.15, gt=0, lt=0.5)
 
 

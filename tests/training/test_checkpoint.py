@@ -80,9 +80,9 @@ def copy(run_folder, tmp_path):
 
 
 def test_the_bank_travels_with_the_model(run_folder):
-    bank = load_run(run_folder).trained.model.bank
-    assert bank.z_small.abs().sum() > 0
-    assert bank.z_small.shape == (90, 64)  # 90 training patients, d = 64
+    for member in load_run(run_folder).trained.model.members:
+        assert member.bank.z_small.abs().sum() > 0
+        assert member.bank.z_small.shape == (90, 64)  # 90 training patients, d = 64
 
 
 def test_damage_is_one_sentence(run_folder, tmp_path):

@@ -21,7 +21,10 @@ ALL = [
     *("logistic", "forest", "boosting", "logistic-all", "forest-all", "boosting-all"),
     "late-fusion",
 ]
-QUICK = {"training": {"epochs": 2, "inner_folds": 2}, "model": {"strategy": "threshold"}}
+QUICK = {
+    "training": {"epochs": 2, "inner_folds": 2, "members": 1},
+    "model": {"strategy": "threshold"},
+}
 
 
 def problem(inputs=None, fold=None, **settings) -> Problem:
@@ -85,7 +88,7 @@ def test_test_inputs_of_others_change_nothing(name):
 
 def test_the_small_method_is_the_one_that_adacomed_starts_from():
     """With no fusion epoch that moves anything, the small branch is the small method."""
-    p = problem(training={"epochs": 2, "inner_folds": 2})
+    p = problem()
     own = run_method("small", p)
     fused = run_method("adacomed", p)
     assert fused.choices["small_epochs"] == own.choices["epochs"]
@@ -153,6 +156,20 @@ def test_a_cohort_without_tables_and_one_with_nothing_else():
     assert "logistic-all" not in method_names(bare)
     for name in ("adacomed", "logistic", "late-fusion"):
         run_method(name, problem(bare))
+
+
+def test_members_are_averaged_and_differ_by_their_seed():
+    p = problem(training={"epochs": 2, "inner_folds": 2, "members": 2})
+    result = run_method("adacomed", p)
+    first, second = result.trained.model.members
+    assert not torch.equal(first.f.weight, second.f.weight)
+    assert not torch.equal(first.small.head.weight, second.small.head.weight)
+    test = p.inputs.take(p.fold.test)
+    batch = result.trained.fitted.batch(test)
+    mean = (first(batch).logits + second(batch).logits) / 2
+    assert torch.allclose(result.trained.model(batch).logits, mean, atol=1e-6)
+    alone = run_method("adacomed", problem()).trained.model  # the first member is the only one
+    assert torch.equal(alone.f.weight, first.f.weight)
 
 
 def test_unknown_method_names_the_nearest():

@@ -63,6 +63,7 @@ class Preset:
     label_smoothing: float = 0.1
     fusion_class_weights: bool = True  # the small model's pretraining always has them
     prior_correction: bool = True  # undo the class weights' shift of the probabilities
+    members: int = 3  # models averaged, each from its own seed; few patients only ("cv")
 
 
 _PAPER = Preset(
@@ -86,6 +87,7 @@ _PAPER = Preset(
     label_smoothing=0.0,
     fusion_class_weights=False,
     prior_correction=False,
+    members=1,
 )
 
 PRESETS: dict[str, Preset] = {

@@ -18,7 +18,7 @@ from adacomed.inference import forward, prediction_frame, probabilities
 from adacomed.models.baselines import classical
 from adacomed.schema import TEST, VAL, History
 from adacomed.training.loader import Inputs
-from adacomed.training.neural import Trainer
+from adacomed.training.neural import Trainer, resolve_preset
 from adacomed.training.scaling import fit_inputs
 from adacomed.training.seed import derive
 from adacomed.training.selection import Tick, plan
@@ -98,7 +98,8 @@ def run_method(name: str, problem: Problem, tick: Tick = lambda stage: None) -> 
 
 def _neural(name: str, problem: Problem, tick: Tick) -> Result:
     inputs, fold = problem.inputs, problem.fold
-    layout = plan(inputs, fold, problem.experiment)
+    members = resolve_preset(problem.experiment).members
+    layout = plan(inputs, fold, problem.experiment, members=members)
     trainer = Trainer(
         problem.experiment,
         layout,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from adacomed.evaluation.discrimination import choose_threshold
 from adacomed.models.adacomed import AdaCoMed
 from adacomed.models.baselines.ensemble import Average
 from adacomed.models.batch import Batch, Output
+from adacomed.models.members import Members
 from adacomed.models.presets import PRESETS, Preset, build_adacomed
 from adacomed.models.small.shallow import ShallowSmall
 from adacomed.models.weighting import STRATEGIES
@@ -40,7 +41,7 @@ def resolve_preset(experiment: Experiment) -> Preset:
         **experiment.model.model_dump(exclude_none=True),
         **{
             name: value
-            for name in ("epochs", "lr", "weight_decay", "label_smoothing")
+            for name in ("epochs", "members", "lr", "weight_decay", "label_smoothing")
             if (value := getattr(experiment.training, name)) is not None
         },
     }
@@ -79,17 +80,17 @@ class Trainer:
         candidates = {s: self._candidate("adacomed", self._fusion(s), s) for s in strategies}
         choices = {s: choose(c, self.plan) for s, c in candidates.items()}
         best = self._best_strategy(choices)
-        model, part = finish(candidates[best], choices[best], self.plan)
-        assert isinstance(model, AdaCoMed)
-        _set_threshold_t(model, choices[best].output)
+        models = finish(candidates[best], choices[best], self.plan)
+        for model in models:
+            _set_threshold_t(model, choices[best].output)
         spec = {
             "model": "adacomed",
             "preset": asdict(self.preset),
             "strategy": best,
             "small_width": self.experiment.small.width,
-            "bank": 0 if model.bank is None else len(model.bank.z_small),
+            "bank": _bank_size(models[0]),
         }
-        trained = self._trained(model, part, choices[best], spec, "adacomed", fusion=True)
+        trained = self._trained(models, choices[best], spec, "adacomed", fusion=True)
         trained.history = [("small", *row) for row in small.history] + trained.history
         trained.choices |= {
             "strategy": best,
@@ -101,9 +102,9 @@ class Trainer:
     def small(self) -> Trained:
         """The small multimodal model alone: the one that AdaCoMed starts from, seed for seed."""
         choice = self._choose_small()
-        part = self.plan.final or self.plan.parts[0]
+        models = [self._small_for(part) for part in self.plan.members or self.plan.parts]
         spec = {"model": "small", "small_width": self.experiment.small.width}
-        return self._trained(self._small_for(part), part, choice, spec, "small")
+        return self._trained(models, choice, spec, "small")
 
     def large_ensemble(self) -> Trained:
         """Concatenated large embeddings and a head."""
@@ -148,8 +149,8 @@ class Trainer:
 
         candidate = self._candidate(stage, build)
         choice = choose(candidate, self.plan)
-        model, part = finish(candidate, choice, self.plan)
-        return self._trained(model, part, choice, spec, stage)
+        models = finish(candidate, choice, self.plan)
+        return self._trained(models, choice, spec, stage)
 
     def _choose_small(self) -> Choice:
         if self._small_choice is None:
@@ -169,8 +170,8 @@ class Trainer:
         """The small model pretrained on a part's training patients, for the chosen epochs."""
         if part.name not in self._smalls:
             choice = self._choose_small()
-            only = Plan(self.plan.parts, part if self.plan.final else None)
-            model, _ = finish(self._candidate("small", self._new_small), choice, only)
+            only = Plan(self.plan.parts, [part] if self.plan.members else [])
+            [model] = finish(self._candidate("small", self._new_small), choice, only)
             assert isinstance(model, ShallowSmall)
             self._smalls[part.name] = model
         return self._smalls[part.name]
@@ -224,23 +225,23 @@ class Trainer:
 
     def _trained(
         self,
-        model: nn.Module,
-        part: Part,
+        models: Sequence[nn.Module],
         choice: Choice,
         spec: dict[str, Any],
         stage: str,
         *,
         fusion: bool = False,
     ) -> Trained:
+        part = self.plan.kept
         weights = self._objective(fusion=fusion)(part).class_weights
         log_prior = torch.zeros(self.K)
         if weights is not None and self.preset.prior_correction:
             log_prior = weights.log()
         output = correct_prior(choice.output, log_prior)
         return Trained(
-            model=model.eval(),
+            model=(Members(models) if len(models) > 1 else models[0]).eval(),
             fitted=part.fitted,
-            spec=spec,
+            spec={**spec, "members": len(models)},
             log_prior=log_prior,
             threshold=self._threshold(output),
             val_output=output,
@@ -268,7 +269,13 @@ def fill_bank(model: AdaCoMed, train: Batch, seed: int) -> None:
     model.bank.fill(e_small, train.index[rows])
 
 
-def _set_threshold_t(model: AdaCoMed, output: Output) -> None:
+def _bank_size(model: nn.Module) -> int:
+    assert isinstance(model, AdaCoMed)
+    return 0 if model.bank is None else len(model.bank.z_small)
+
+
+def _set_threshold_t(model: nn.Module, output: Output) -> None:
     """t of the threshold strategy: the median of s on validation, where the preset asks for it."""
+    assert isinstance(model, AdaCoMed)
     if model.weighting.follow and output.s is not None:
         model.weighting.t.copy_(output.s.median())

@@ -6,8 +6,8 @@ out-of-fold score, then a fresh model is trained on all of them for that long. F
 "cv": nobody is left out of training (worth +.016 AUROC on 618 patients, where it was measured).
 
 A few dozen events make a noisy judge, so every choice has an incumbent (the whole schedule; the
-plain ensemble), and a challenger replaces it only where it is better by more than the standard
-error of the difference between the two on the same validation patients.
+plain ensemble), and a challenger replaces it only where the 95 % interval of their paired
+difference, on the same validation patients, lies above 0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from adacomed.cohort.split import Fold, holdout, kfold
 from adacomed.config import Experiment
 from adacomed.evaluation.discrimination import METRICS, auroc
-from adacomed.evaluation.intervals import bootstrap
+from adacomed.evaluation.intervals import bootstrap, percentile
 from adacomed.evaluation.scored import Scored
 from adacomed.models.batch import Batch, Output
 from adacomed.training.fit import FitResult, Recipe, fit
@@ -56,11 +56,17 @@ class Plan:
 
     Attributes:
         parts: one ("holdout") or several ("cv").
-        final: all training patients, "cv" only.
+        members: "cv" only: all training patients, once for each model that will be averaged; the
+            parts differ in their name, and so in the seed.
     """
 
     parts: list[Part]
-    final: Part | None
+    members: list[Part]
+
+    @property
+    def kept(self) -> Part:
+        """The part whose scalers the kept model uses."""
+        return (self.members or self.parts)[0]
 
     @property
     def val_target(self) -> NDArray[np.int64]:
@@ -74,8 +80,11 @@ class Plan:
         return np.concatenate([part.val_rows for part in self.parts])
 
 
-def plan(inputs: Inputs, fold: Fold, experiment: Experiment) -> Plan:
+def plan(inputs: Inputs, fold: Fold, experiment: Experiment, *, members: int = 1) -> Plan:
     """Lay out validation for one outer fold (see the module's first lines).
+
+    Args:
+        members: models that "cv" trains on all training patients and averages.
 
     Raises:
         InputError: too few patients of a class to validate on.
@@ -96,7 +105,7 @@ def plan(inputs: Inputs, fold: Fold, experiment: Experiment) -> Plan:
                 seed=seed,
                 rows=fold.train,
             )
-        return Plan([_part("holdout", inputs, train, val, experiment)], None)
+        return Plan([_part("holdout", inputs, train, val, experiment)], [])
     rows = fold.train if fold.val is None else np.concatenate([fold.train, fold.val])
     inner = kfold(
         inputs.target[rows],
@@ -108,7 +117,8 @@ def plan(inputs: Inputs, fold: Fold, experiment: Experiment) -> Plan:
     parts = [
         _part(f"inner {f.fold}", inputs, rows[f.train], rows[f.test], experiment) for f in inner
     ]
-    return Plan(parts, _part("all", inputs, rows, None, experiment))
+    everyone = _part("all", inputs, rows, None, experiment)
+    return Plan(parts, [replace(everyone, name=f"all {i}") for i in range(members)])
 
 
 def _part(
@@ -133,13 +143,12 @@ def positive_score(logits: Tensor, target: Tensor) -> float:
 
 
 def clearly_better(challenger: Tensor, incumbent: Tensor, plan: Plan) -> bool:
-    """Whether validation logits beat the incumbent's by more than one standard error.
-
-    The error is that of the paired AUROC difference, from 200 resamples of the patients.
+    """Whether the challenger's AUROC is higher, beyond the noise of the validation patients.
 
     Args:
         challenger, incumbent: (N, K) logits of the plan's validation patients.
-    Source: the one-standard-error rule of Breiman et al. 1984, Sec. 3.4.3, for paired differences.
+    Source: the standard-error rule of Breiman et al. 1984, Sec. 3.4.3, with the 95 % interval of
+        the paired difference (400 resamples of the patients) in place of one error.
     """
     y = plan.val_target
     subjects = np.concatenate([part.val_subjects for part in plan.parts])
@@ -152,12 +161,11 @@ def clearly_better(challenger: Tensor, incumbent: Tensor, plan: Plan) -> bool:
             {"label": y, "prob": prob},
             subjects,
             y,
-            n=200,
+            n=400,
         )
 
-    ours, theirs = _prob(challenger), _prob(incumbent)
-    error = float(np.nanstd(value(ours) - value(theirs)))
-    return auroc(y, ours) - auroc(y, theirs) > error
+    low, _ = percentile(value(_prob(challenger)) - value(_prob(incumbent)))
+    return bool(low > 0)
 
 
 def _prob(logits: Tensor) -> NDArray[np.float64]:
@@ -220,14 +228,14 @@ class Candidate:
 def choose(candidate: Candidate, plan: Plan) -> Choice:
     """Train a candidate on every part and choose its epoch count on the validation patients."""
     recipe = candidate.recipe
-    if plan.final is not None:
+    if plan.members:
         recipe = replace(recipe, patience=None)
     trained = [
         candidate.train(part, recipe, val=part.val, score=positive_score, keep_val=True)
         for part in plan.parts
     ]
     results = [result for _, result in trained]
-    if plan.final is None:
+    if not plan.members:
         return _choice(plan, results, results[0].best_epoch, trained[0][0])
     pooled = [_pooled(results, epoch) for epoch in range(1, recipe.epochs + 1)]
     curve = np.array([auroc(plan.val_target, _prob(output.logits)) for output in pooled])
@@ -256,10 +264,10 @@ def _smooth(curve: NDArray[np.float64]) -> NDArray[np.float64]:
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
-def finish(candidate: Candidate, choice: Choice, plan: Plan) -> tuple[nn.Module, Part]:
-    """The model to keep, and the part it was trained on: "cv" trains it now, on everyone."""
-    if plan.final is None:
+def finish(candidate: Candidate, choice: Choice, plan: Plan) -> list[nn.Module]:
+    """The models to keep: "cv" trains them now, on everyone, one for each member."""
+    if not plan.members:
         assert choice.model is not None
-        return choice.model, plan.parts[0]
+        return [choice.model]
     recipe = replace(candidate.recipe, patience=None, stop_after=choice.epochs)
-    return candidate.train(plan.final, recipe)[0], plan.final
+    return [candidate.train(part, recipe)[0] for part in plan.members]

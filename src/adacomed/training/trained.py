@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from adacomed.models.baselines.ensemble import Average, LargeEnsemble
 from adacomed.models.baselines.single import SingleLarge
 from adacomed.models.batch import Output
+from adacomed.models.members import Members
 from adacomed.models.presets import Preset, build_adacomed
 from adacomed.models.small.shallow import ShallowSmall
 from adacomed.training.scaling import FittedInputs
@@ -59,6 +60,9 @@ def correct_prior(output: Output, log_prior: Tensor) -> Output:
 
 def build_from_spec(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
     """An untrained model of the shape that `spec` and the fitted inputs describe."""
+    if spec.get("members", 1) > 1 and spec["model"] != "average":
+        one = {**spec, "members": 1}
+        return Members([build_from_spec(one, fitted, classes) for _ in range(spec["members"])])
     kind = spec["model"]
     if kind == "average":
         large = build_from_spec({**spec, "model": "large-ensemble"}, fitted, classes)

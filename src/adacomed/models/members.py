@@ -1,0 +1,35 @@
+"""The mean of several models of one kind that differ by their seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from adacomed.models.batch import Batch, Output
+
+_AVERAGED = ("logits", "logits_large", "logits_small", "s", "w_large", "w_small", "router")
+
+
+class Members(nn.Module):
+    """Averages logits, s, weights and router over models trained from different seeds.
+
+    Few patients make one seed's luck a part of the result; the mean of a few has less of it. The
+    joint spaces differ between members, so z_large and z_small are left out.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, batch: Batch) -> Output:
+        """Mean of the members' outputs for B patients."""
+        outputs: list[Output] = [member(batch) for member in self.members]
+        means = {name: _mean([getattr(o, name) for o in outputs]) for name in _AVERAGED}
+        return Output(**means)  # type: ignore[arg-type]
+
+
+def _mean(values: list[Tensor | None]) -> Tensor | None:
+    there = [v for v in values if v is not None]
+    return torch.stack(there).mean(dim=0) if there else None
