@@ -16,7 +16,7 @@ from adacomed.report.report import write_report
 from adacomed.schema import Predictions, RunFiles
 from adacomed.training.checkpoint import environment, write_json, write_parquet
 from adacomed.training.grid import Grid, run_grid
-from adacomed.training.methods import BAYES, check_methods, method_names
+from adacomed.training.methods import BAYES, check_methods
 from adacomed.training.prepare import Prepared, comparison_folds, describe, prepare
 
 PAIRED = "paired.csv"
@@ -50,7 +50,7 @@ def compare(
     settings = load_experiment(experiment, overrides)
     prepared = prepare(settings)
     asked = [m.strip() for m in methods.split(",") if m.strip()] or settings.methods
-    names = check_methods(asked, prepared.inputs) if asked else method_names(prepared.inputs)
+    names = check_methods(asked, prepared.inputs)
     grid = comparison_grid(settings, prepared, names, out)
     note(describe(prepared, grid.folds))
     compute(grid, jobs)

@@ -17,7 +17,7 @@ from adacomed.evaluation.tables import estimate, text_table
 from adacomed.report.paper import table_4
 from adacomed.report.report import write_report
 from adacomed.schema import Predictions, RunFiles
-from adacomed.training.methods import method_names
+from adacomed.training.methods import check_methods
 from adacomed.training.prepare import Prepared, describe, prepare, subset_ids
 
 COHORTS = ("simulated", "mmist-ccrcc")
@@ -62,15 +62,17 @@ def demo(
     _build(cohort, source, folder, samples)
     settings = _settings(folder, overrides)
     prepared = prepare(settings)
-    names = method_names(prepared.inputs)
-    grid = comparison_grid(settings, prepared, names, out, keep="adacomed")
+    names = check_methods(settings.methods, prepared.inputs)
+    keep = "adacomed" if "adacomed" in names else None
+    grid = comparison_grid(settings, prepared, names, out, keep=keep)
     note(describe(prepared, grid.folds))
     compute(grid, jobs)
     extra = {}
     if cohort == "mmist-ccrcc":
         extra = _beside_the_paper(grid.collect(), prepared, resamples)
     table = write_comparison(grid, resamples=resamples, extra=extra)
-    _report_run(out / "run")
+    if keep:
+        write_report(out / "run")
     say(text_table(table))
     for title, frame in extra.items():
         say(f"\n{title}\n{_plain(frame)}")
@@ -115,11 +117,6 @@ def _as_the_paper(predictions: pl.DataFrame, resamples: int) -> pl.DataFrame:
         rows = table.select(metric, f"{metric}_low", f"{metric}_high").iter_rows()
         columns.append(pl.Series(name, [estimate(*row) for row in rows]))
     return pl.DataFrame(columns)
-
-
-def _report_run(run: Path) -> None:
-    if not (run / RunFiles.REPORT).is_file():
-        write_report(run)
 
 
 def _plain(frame: pl.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,13 +73,13 @@ def method_names(inputs: Inputs) -> list[str]:
     return [*names, LATE_FUSION, *([BAYES] if inputs.bayes_prob is not None else [])]
 
 
-def check_methods(asked: list[str], inputs: Inputs) -> list[str]:
-    """`asked`, or InputError that names the nearest method."""
+def check_methods(asked: Sequence[str] | None, inputs: Inputs) -> list[str]:
+    """`asked`, all where nothing was, or InputError that names the nearest method."""
     known = method_names(inputs)
-    for name in asked:
+    for name in asked or []:
         if name not in known:
             raise InputError(f"no method {name!r}{nearest(name, known)}")
-    return asked
+    return list(dict.fromkeys(asked or known))
 
 
 def run_method(name: str, problem: Problem, tick: Tick = lambda stage: None) -> Result:
