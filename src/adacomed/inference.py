@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -122,7 +123,9 @@ def _branches(output: Output | None, K: int, n: int) -> dict[str, object]:
     }
 
 
-def gather_for(run: Run, cohort: Cohort) -> Inputs:
+def gather_for(
+    run: Run, cohort: Cohort, progress: Callable[[str, int, int], None] | None = None
+) -> Inputs:
     """What a cohort of new patients offers to a run's model, under the model's own names.
 
     A modality that the cohort does not list is absent for everyone. Text and prompts are embedded
@@ -148,6 +151,7 @@ def gather_for(run: Run, cohort: Cohort) -> Inputs:
         run.task if labelled else None,
         large=[m for m in fitted.native if m in there],
         small=[m for m in fitted.small if m in there],
+        progress=progress,
     )
     n = len(inputs)
     nothing = np.full((n, 1), np.nan, np.float32)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from adacomed.commands.console import grid_progress, note, say
+from adacomed.commands.console import embedding_progress, grid_progress, note, say
 from adacomed.config import Experiment, load_experiment
 from adacomed.evaluation.compare import paired, summarise
 from adacomed.evaluation.tables import text_paired, text_table
@@ -48,14 +48,15 @@ def compare(
         adacomed compare experiment.yaml --out runs/cv --methods adacomed,small,forest
     """
     settings = load_experiment(experiment, overrides)
-    prepared = prepare(settings)
+    with embedding_progress() as progress:
+        prepared = prepare(settings, progress=progress)
     asked = [m.strip() for m in methods.split(",") if m.strip()] or settings.methods
     names = check_methods(asked, prepared.inputs)
     grid = comparison_grid(settings, prepared, names, out)
     note(describe(prepared, grid.folds))
     compute(grid, jobs)
     table = write_comparison(grid, resamples=resamples)
-    say(text_table(table))
+    say(f"{prepared.title}\n{text_table(table)}")
     if len(names) > 1 and "adacomed" in names:
         say(text_paired(pl.read_csv(out / PAIRED)))
     say(f"table: {out / RunFiles.TABLE}\nreport: {out / RunFiles.REPORT}")
@@ -97,14 +98,16 @@ def write_comparison(
     table = summarise(predictions, n=resamples)
     write_parquet(predictions, grid.out / RunFiles.PREDICTIONS)
     write_parquet(grid.collect(".history.parquet"), grid.out / RunFiles.HISTORY)
-    table.write_csv(grid.out / RunFiles.TABLE)
+    title = grid.card.title or grid.card.name
+    titled = table.with_columns(pl.lit(title).alias("cohort"))  # "Simulated …" travels with it
+    titled.write_csv(grid.out / RunFiles.TABLE)
     differences = None
     if "adacomed" in grid.methods and len(grid.methods) > 1:
         rivals = predictions.filter(pl.col(Predictions.METHOD) != BAYES)  # nobody can beat it
         differences = paired(rivals, reference="adacomed", n=resamples)
         differences.write_csv(grid.out / PAIRED)
     metrics = {
-        "title": grid.card.title or grid.card.name,
+        "title": title,
         "simulated": grid.card.simulated,
         "experiment": grid.experiment.model_dump(mode="json", by_alias=True),
         "environment": environment(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,8 +13,10 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 
 from adacomed.training.grid import Cell
@@ -64,6 +66,30 @@ def grid_progress(total: int) -> Iterator[GridProgress]:
     )
     with Progress(*columns, console=err) as progress:
         yield GridProgress(progress, total)
+
+
+@contextmanager
+def embedding_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar per modality that is being embedded; when piped, one line as it starts.
+
+    Yields:
+        (modality, items done, items to do), to be called as they are done; 0 to do shows nothing.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bars: dict[str, TaskID] = {}
+    with Progress(
+        *columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal
+    ) as progress:
+
+        def update(modality: str, done: int, total: int) -> None:
+            if modality not in bars and total:
+                bars[modality] = progress.add_task(f"embedding {modality}", total=total)
+                if not err.is_terminal:
+                    note(f"embedding {modality}: {total} items")
+            if modality in bars:
+                progress.update(bars[modality], completed=done)
+
+        yield update
 
 
 def note(text: str) -> None:

@@ -8,7 +8,7 @@ import polars as pl
 
 from adacomed.commands.cohort import build_mmist_ccrcc
 from adacomed.commands.compare import comparison_grid, compute, write_comparison
-from adacomed.commands.console import note, say
+from adacomed.commands.console import embedding_progress, note, say
 from adacomed.config import Experiment, override, parse
 from adacomed.datasets import simulated
 from adacomed.errors import InputError, nearest
@@ -61,7 +61,8 @@ def demo(
     folder = out / "cohort"
     _build(cohort, source, folder, samples)
     settings = _settings(folder, overrides)
-    prepared = prepare(settings)
+    with embedding_progress() as progress:
+        prepared = prepare(settings, progress=progress)
     names = check_methods(settings.methods, prepared.inputs)
     keep = "adacomed" if "adacomed" in names else None
     grid = comparison_grid(settings, prepared, names, out, keep=keep)
@@ -73,7 +74,7 @@ def demo(
     table = write_comparison(grid, resamples=resamples, extra=extra)
     if keep:
         write_report(out / "run")
-    say(text_table(table))
+    say(f"{prepared.title}\n{text_table(table)}")
     for title, frame in extra.items():
         say(f"\n{title}\n{_plain(frame)}")
     say(f"\ntable: {out / RunFiles.TABLE}\nrun: {out / 'run'}\nreport: {out / RunFiles.REPORT}")

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from adacomed.cohort.cohort import Cohort, load_cohort
+from adacomed.commands.console import embedding_progress
 from adacomed.embed import STORE, choose_encoder, embed_modality, embeddable
 from adacomed.encoders.base import Encoder, fingerprint, load_encoder
 from adacomed.errors import InputError
@@ -54,24 +53,14 @@ def embed(
 
 
 def _embed_one(cohort: Cohort, modality: str, encoder: Encoder, root: Path) -> dict[str, Any]:
-    """Embed with a bar on the terminal (none when piped), and say what was done."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+    """Embed one modality, and say what was done."""
     new = 0
-    with bar:
-        task = bar.add_task(f"{modality} · {encoder.card.name}", total=None)
+    with embedding_progress() as update:
 
         def progress(done: int, total: int) -> None:
             nonlocal new
             new = total
-            bar.update(task, completed=done, total=total)
+            update(f"{modality} · {encoder.card.name}", done, total)
 
         vectors = embed_modality(cohort, modality, encoder, root, progress)
     return {

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from adacomed.cohort.cohort import Cohort, load_cohort
-from adacomed.commands.console import note, say
+from adacomed.commands.console import embedding_progress, note, say
 from adacomed.errors import InputError, nearest
 from adacomed.inference import forward, gather_for, prediction_frame, probabilities
 from adacomed.schema import Predictions, Samples
@@ -40,7 +40,8 @@ def predict(
         raise InputError(f"--batch-size {batch_size}: expected 1 or more")
     model = load_run(run)
     patients = _chosen(load_cohort(cohort, labels=False), samples)
-    inputs = gather_for(model, patients)
+    with embedding_progress() as progress:
+        inputs = gather_for(model, patients, progress)
     output = forward(model.trained, inputs, batch_size=batch_size)
     frame = prediction_frame(
         inputs,

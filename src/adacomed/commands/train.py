@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import polars as pl
-
-from adacomed.commands.console import grid_progress, note, say
+from adacomed.commands.console import embedding_progress, grid_progress, note, say
 from adacomed.config import load_experiment
 from adacomed.errors import InputError
 from adacomed.evaluation.compare import summarise
@@ -44,15 +42,16 @@ def train(
     settings = load_experiment(experiment, overrides)
     if out.exists() and not force:
         raise InputError(f"{out} exists; give another --out, or --force to replace it")
-    prepared = prepare(settings)
+    with embedding_progress() as progress:
+        prepared = prepare(settings, progress=progress)
     fold = one_fold(settings, prepared)
     note(describe(prepared, [fold]))
     check_methods([method], prepared.inputs)
     problem = Problem(settings, prepared.inputs, fold, prepared.task, settings.seed)
     cell = Cell(method, fold, settings.seed)
-    with grid_progress(1) as progress:
-        result = run_method(method, problem, lambda stage: progress.tick(cell.name, stage))
-        progress.done(cell)
+    with grid_progress(1) as bar:
+        result = run_method(method, problem, lambda stage: bar.tick(cell.name, stage))
+        bar.done(cell)
     if result.trained is None:
         raise InputError(f"method {method!r} has no model to save; use adacomed compare for it")
     table = summarise(result.predictions)
@@ -68,16 +67,13 @@ def train(
         )
         write_parquet(result.predictions, folder / RunFiles.PREDICTIONS)
         write_parquet(result.history, folder / RunFiles.HISTORY)
-        write_json(folder / RunFiles.METRICS, _metrics(prepared.cohort.card, result.choices, table))
+        metrics = {
+            "title": prepared.title,
+            "simulated": prepared.cohort.card.simulated,
+            "choices": result.choices,
+            "test": table.to_dicts(),
+        }
+        write_json(folder / RunFiles.METRICS, metrics)
         write_report(folder, table=table)
-    say(text_table(table))
+    say(f"{prepared.title}\n{text_table(table)}")
     say(f"run: {out}\nreport: {out / RunFiles.REPORT}")
-
-
-def _metrics(card: object, choices: dict[str, object], table: pl.DataFrame) -> dict[str, object]:
-    return {
-        "title": getattr(card, "title", "") or getattr(card, "name", ""),
-        "simulated": getattr(card, "simulated", False),
-        "choices": choices,
-        "test": table.to_dicts(),
-    }

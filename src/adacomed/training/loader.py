@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ def gather(
     large: Sequence[str] | None = None,
     small: Sequence[str] | None = None,
     store: Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Inputs:
     """Read everything that any method may use; embeddings come from the store where they can.
 
@@ -117,6 +119,7 @@ def gather(
         task: None for new patients without labels.
         large, small: modality names per side; None = as `sides` says.
         store: embedding store; None keeps new embeddings in memory.
+        progress: called with (modality, items embedded, items to embed).
     Raises:
         InputError: unknown modality or anything the cohort's files get wrong.
     """
@@ -137,7 +140,8 @@ def gather(
             vectors[name] = _placeholder(tables[name])
         else:
             encoder = load_encoder(choose_encoder(cohort, name))
-            vectors[name] = _some_width(embed_modality(cohort, name, encoder, store))
+            tick = None if progress is None else partial(progress, name)
+            vectors[name] = _some_width(embed_modality(cohort, name, encoder, store, tick))
     return Inputs(
         sample_id=cohort.samples[Samples.SAMPLE_ID].to_numpy().astype(str),
         subject_id=cohort.samples[Samples.SUBJECT_ID].to_numpy().astype(str),

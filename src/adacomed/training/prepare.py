@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import polars as pl
 from adacomed.cohort.cohort import Cohort, load_cohort
 from adacomed.cohort.split import Fold, assert_disjoint, holdout, kfold, official
 from adacomed.config import Experiment
+from adacomed.embed import STORE
 from adacomed.errors import InputError
 from adacomed.schema import TEST, Samples
 from adacomed.training.loader import Inputs, gather
@@ -32,14 +34,25 @@ class Prepared:
     task: str
     notes: list[str]
 
+    @property
+    def title(self) -> str:
+        """What every table of these patients is headed; a simulated cohort's says so."""
+        return f"{self.cohort.card.title or self.cohort.card.name}: {self.task}"
 
-def prepare(experiment: Experiment, *, store: Path | None = None) -> Prepared:
+
+def prepare(
+    experiment: Experiment,
+    *,
+    store: Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Prepared:
     """Read the cohort and gather inputs for the experiment's task.
 
     Presets with `complete_cases` keep only samples that have every modality.
 
     Args:
         store: embedding store [default: the cohort's own, <cohort>/store].
+        progress: as in `gather`.
     Raises:
         InputError: whatever the user can put right.
     """
@@ -50,7 +63,8 @@ def prepare(experiment: Experiment, *, store: Path | None = None) -> Prepared:
         task,
         large=experiment.modalities,
         small=experiment.small.modalities,
-        store=store or cohort.root / "store",
+        store=store or cohort.root / STORE,
+        progress=progress,
     )
     notes = []
     if resolve_preset(experiment).complete_cases:
@@ -124,9 +138,8 @@ def describe(prepared: Prepared, folds: list[Fold]) -> str:
     modalities = ", ".join(f"{m} {n}" for m, n in zip(inputs.vectors, present, strict=True))
     tables = ", ".join(f"{m} ({t.width} columns)" for m, t in inputs.tables.items())
     what = f"{len(folds)} folds" if len(folds) > 1 else _sizes(folds[0])
-    title = prepared.cohort.card.title or prepared.cohort.card.name
     lines = [
-        f"{title}: task {prepared.task}, {len(inputs)} samples ({classes}); {what}",
+        f"{prepared.title}, {len(inputs)} samples ({classes}); {what}",
         f"large side: {modalities}; small side: {', '.join(inputs.small)}"
         + (f"; tables: {tables}" if tables else ""),
         *prepared.notes,
