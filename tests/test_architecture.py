@@ -22,7 +22,7 @@ LEVELS = [
     {"inference", "embed", "training", "explain"},
     {"datasets"},
     {"cohort", "store", "evaluation", "encoders", "readers", "models"},
-    {"schema", "errors", "config"},
+    {"schema", "errors", "strict_yaml", "config"},
 ]
 CORE = {"torch", "safetensors", "numpy", "scipy", "sklearn", "polars", "pydantic", "yaml"}
 CORE |= {"typer", "rich", "jinja2", "markupsafe", "plotly", "adacomed", "huggingface_hub"}

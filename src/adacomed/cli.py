@@ -8,6 +8,7 @@ called `overrides` takes the remaining key=value words).
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import re
 import sys
@@ -36,14 +37,25 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "encoders": ("adacomed.commands.encoders:encoders", "list the large models"),
 }
 
+# What a path of the user's can be, without our doing, when a command comes to read or write it.
+_ENVIRONMENT = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; exit 0, 2 (the user's input) or 1 (our fault)."""
     words = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that cannot write "→"
     try:
         _dispatch(words)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except _ENVIRONMENT as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; what was finished is kept", file=sys.stderr)

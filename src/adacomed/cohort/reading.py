@@ -41,6 +41,8 @@ def read_samples(card: CohortCard, root: Path) -> pl.DataFrame:
     ids = [card.subject, card.sample or card.subject]
     frame = read_table(path, ids=ids)
     require_columns(frame, ids + ([card.split] if card.split else []), str(path))
+    if not len(frame):
+        raise InputError(f"{path}: has a header but no row; expected one row per sample")
     for column in ids:
         nameless = as_text(frame[column]).is_null().arg_true().to_list()
         if nameless:

@@ -55,6 +55,13 @@ def official(cohort: Cohort, target: np.ndarray) -> Fold:
         if not len(rows[name]):
             column = cohort.card.split
             raise InputError(f"{cohort.card.name}: column {column!r} has no labelled {name} row")
+    for name in (TRAIN, VAL):
+        found = np.unique(target[rows[name]])
+        if len(found) == 1:
+            raise InputError(
+                f"{cohort.card.name}: the {name} rows of column {cohort.card.split!r} are all of "
+                f"class {found[0]}; two classes are needed to train and to choose on"
+            )
     val = rows[VAL] if len(rows[VAL]) else None
     fold = Fold(0, 0, rows[TRAIN], rows[TEST], val)
     assert_disjoint(fold, cohort.samples[Samples.SUBJECT_ID].to_numpy())
@@ -81,7 +88,10 @@ def kfold(
     fewest, n = _rarest(y, groups)
     if n < folds:
         way = f"at most {n} folds would work" if n > 1 else "no number of folds would work"
-        raise InputError(f"{folds} folds, but class {fewest} has {n} patients; {way}")
+        raise InputError(
+            f"{folds} folds, but class {fewest} has {n} patients; {way} "
+            f"(split.folds, or training.inner_folds inside the training patients)"
+        )
     made = []
     for number, (train, test) in enumerate(_parts(y, groups, folds, repeats, seed)):
         if len(np.unique(y[train])) < len(np.unique(y)):
@@ -129,7 +139,8 @@ def holdout(
     Args:
         target: (N,) class, −1 where unlabelled.
         subjects: (N,) subject of each row.
-        fraction: of the subjects, in (0, 1); at least one of every class is held out.
+        fraction: of the subjects, in (0, 1); at least one of every class is held out, and
+            at least one stays.
         rows: what to divide, default every labelled row.
     Returns:
         Rows to train on and rows held out, each increasing.
@@ -149,9 +160,14 @@ def holdout(
         each = ", ".join(f"class {k}: {n}" for k, n in zip(found, sizes, strict=True)) or "none"
         raise InputError(f"to hold patients out, two of every class are needed; found {each}")
     size = min(max(round(fraction * len(names)), len(found)), len(names) - len(found))
-    _, held = train_test_split(
+    kept, held = train_test_split(
         np.arange(len(names)), test_size=size, stratify=strata, random_state=seed
     )
+    for k in found:  # stratified rounding may leave a rare class on one side only
+        if not (strata[held] == k).any():
+            held = np.append(held, kept[strata[kept] == k][0])
+        elif (strata[held] == k).sum() == (strata == k).sum():
+            held = held[held != held[strata[held] == k][0]]
     out = np.isin(who, held)
     return rows[~out], rows[out]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from adacomed.schema import TabularCard
 
 NOT_RECORDED = ["", "NA", "N/A", "NaN", "nan", "null", "NULL"]
 MAX_CATEGORIES = 20  # a text column with more distinct values (and > 5 % of the rows) is free text
+LARGEST = 1e18  # in single precision the square of anything larger is infinite
 NAMED = 5  # rows and patients named in one message
 
 
@@ -45,10 +47,15 @@ def read_table(path: Path, ids: Iterable[str] = ()) -> pl.DataFrame:
 def _read_csv(path: Path, ids: set[str]) -> pl.DataFrame:
     with path.open(encoding="utf-8-sig") as file:
         header = file.readline()
+    separator = max(",;\t", key=header.count)
+    names = next(csv.reader([header], delimiter=separator), [])
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise InputError(f"{path}: the header names the column {twice[0]!r} twice; rename one")
     frame = pl.read_csv(
         path,
         infer_schema=False,
-        separator=max(",;\t", key=header.count),
+        separator=separator,
         null_values=NOT_RECORDED,
     )
     return frame.with_columns(_typed(frame[c]) for c in frame.columns if c not in ids)
@@ -125,9 +132,10 @@ def code_column(column: pl.Series, card: TabularCard, ids: Sequence[str], where:
             f"{where}: text in the numeric column {name!r}, at {name_rows(bad, ids)}; list the "
             f"code under missing: if it means not recorded, or the column under categorical:"
         )
-    infinite = numbers.is_infinite().fill_null(False).arg_true().to_list()
-    if infinite:
-        raise InputError(f"{where}: infinite value in {name!r}, at {name_rows(infinite, ids)}")
+    too_large = (numbers.abs() > LARGEST).fill_null(False).arg_true().to_list()
+    if too_large:
+        rows = name_rows(too_large, ids)
+        raise InputError(f"{where}: infinite value (beyond {LARGEST:g}) in {name!r}, at {rows}")
     return numbers.alias(name)
 
 

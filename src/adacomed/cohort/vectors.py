@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from adacomed.cohort.table import as_text, read_table, require_columns
+from adacomed.cohort.table import LARGEST, as_text, read_table, require_columns
 from adacomed.errors import InputError
 from adacomed.schema import EmbeddingCard, Vectors
 
@@ -88,8 +88,10 @@ def flatten(array: np.ndarray, name: str) -> Vector:
     if sum(n > 1 for n in array.shape) > 1:
         raise InputError(f"{name}: expected one vector, found shape {array.shape}; pool it first")
     vector = array.reshape(-1).astype(np.float32)
-    if not np.isfinite(vector).all():
-        raise InputError(f"{name}: the vector has values that are not finite")
+    if not (np.abs(vector) <= LARGEST).all():
+        raise InputError(
+            f"{name}: the vector has values that are not finite, or beyond {LARGEST:g}"
+        )
     return vector
 
 

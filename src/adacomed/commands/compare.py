@@ -8,8 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
-from adacomed.commands.console import embedding_progress, grid_progress, note, say
+from adacomed.commands.console import claim_folder, embedding_progress, grid_progress, note, say
 from adacomed.config import Experiment, load_experiment
+from adacomed.errors import InputError
 from adacomed.evaluation.compare import paired, summarise
 from adacomed.evaluation.tables import text_paired, text_table
 from adacomed.report.report import write_report
@@ -47,17 +48,22 @@ def compare(
     Example:
         adacomed compare experiment.yaml --out runs/cv --methods adacomed,small,forest
     """
+    if jobs < 0:
+        raise InputError(f"--jobs {jobs}: expected the number of processes, or 0: one per core")
+    if resamples < 1:
+        raise InputError(f"--resamples {resamples}: expected 1 or more")
     settings = load_experiment(experiment, overrides)
     with embedding_progress() as progress:
         prepared = prepare(settings, progress=progress)
     asked = [m.strip() for m in methods.split(",") if m.strip()] or settings.methods
     names = check_methods(asked, prepared.inputs)
     grid = comparison_grid(settings, prepared, names, out)
+    claim_folder(out)
     note(describe(prepared, grid.folds))
     compute(grid, jobs)
     table = write_comparison(grid, resamples=resamples)
     say(f"{prepared.title}\n{text_table(table)}")
-    if len(names) > 1 and "adacomed" in names:
+    if (out / PAIRED).is_file():
         say(text_paired(pl.read_csv(out / PAIRED)))
     say(f"table: {out / RunFiles.TABLE}\nreport: {out / RunFiles.REPORT}")
 
@@ -90,6 +96,11 @@ def compute(grid: Grid, jobs: int) -> None:
         )
 
 
+def _reference(methods: list[str]) -> str:
+    """Whom the others are compared with: AdaCoMed, else the method that was named first."""
+    return "adacomed" if "adacomed" in methods else methods[0]
+
+
 def write_comparison(
     grid: Grid, *, resamples: int, extra: Mapping[str, pl.DataFrame] | None = None
 ) -> pl.DataFrame:
@@ -102,10 +113,13 @@ def write_comparison(
     titled = table.with_columns(pl.lit(title).alias("cohort"))  # "Simulated …" travels with it
     titled.write_csv(grid.out / RunFiles.TABLE)
     differences = None
-    if "adacomed" in grid.methods and len(grid.methods) > 1:
-        rivals = predictions.filter(pl.col(Predictions.METHOD) != BAYES)  # nobody can beat it
-        differences = paired(rivals, reference="adacomed", n=resamples)
+    rivals = [method for method in grid.methods if method != BAYES]  # nobody can beat it
+    if len(rivals) > 1:
+        found = predictions.filter(pl.col(Predictions.METHOD).is_in(rivals))
+        differences = paired(found, reference=_reference(rivals), n=resamples)
         differences.write_csv(grid.out / PAIRED)
+    else:
+        (grid.out / PAIRED).unlink(missing_ok=True)  # of an earlier comparison
     metrics = {
         "title": title,
         "simulated": grid.card.simulated,

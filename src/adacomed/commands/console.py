@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from adacomed.errors import InputError
 from adacomed.training.grid import Cell
 
 err = Console(stderr=True, highlight=False)  # progress and notes; results go to stdout
@@ -90,6 +93,20 @@ def embedding_progress() -> Iterator[Callable[[str, int, int], None]]:
                 progress.update(bars[modality], completed=done)
 
         yield update
+
+
+def claim_folder(folder: Path) -> None:
+    """Make sure that results can be written into `folder`, before hours go into them.
+
+    Raises:
+        InputError: it is a file, or cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write into the folder {folder} ({error.strerror})") from None
 
 
 def note(text: str) -> None:

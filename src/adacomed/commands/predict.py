@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from adacomed.cohort.cohort import Cohort, load_cohort
-from adacomed.commands.console import embedding_progress, note, say
+from adacomed.commands.console import claim_folder, embedding_progress, note, say
 from adacomed.errors import InputError, nearest
 from adacomed.inference import forward, gather_for, prediction_frame, probabilities
 from adacomed.schema import Predictions, Samples
@@ -38,6 +38,9 @@ def predict(
     """
     if batch_size < 1:
         raise InputError(f"--batch-size {batch_size}: expected 1 or more")
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder, expected a parquet file to write")
+    claim_folder(out.parent)
     model = load_run(run)
     patients = _chosen(load_cohort(cohort, labels=False), samples)
     with embedding_progress() as progress:
@@ -55,7 +58,6 @@ def predict(
     )
     split = patients.samples[Samples.SPLIT].fill_null("new")
     frame = frame.with_columns(split.alias(Predictions.SPLIT))
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_parquet(frame, out)
     if model.meta["simulated"]:
         note("the run was trained on simulated data")
@@ -65,8 +67,10 @@ def predict(
 def _chosen(cohort: Cohort, samples: str) -> Cohort:
     """The cohort's samples named in `samples`, in that order."""
     wanted = [s.strip() for s in samples.split(",") if s.strip()]
-    if not wanted:
+    if not samples:
         return cohort
+    if not wanted:
+        raise InputError(f"--samples {samples!r}: expected sample ids, separated by commas")
     ids = cohort.samples[Samples.SAMPLE_ID].to_list()
     position = {s: i for i, s in enumerate(ids)}
     for name in wanted:

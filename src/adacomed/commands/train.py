@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adacomed.commands.console import embedding_progress, grid_progress, note, say
+from adacomed.commands.console import claim_folder, embedding_progress, grid_progress, note, say
 from adacomed.config import load_experiment
 from adacomed.errors import InputError
 from adacomed.evaluation.compare import summarise
@@ -13,7 +13,8 @@ from adacomed.report.report import write_report
 from adacomed.schema import RunFiles
 from adacomed.training.checkpoint import save_run, write_json, write_parquet, written_whole
 from adacomed.training.grid import Cell
-from adacomed.training.methods import Problem, check_methods, run_method
+from adacomed.training.loader import Inputs
+from adacomed.training.methods import NEURAL, SINGLE, Problem, check_methods, run_method
 from adacomed.training.prepare import describe, one_fold, prepare
 
 
@@ -44,16 +45,16 @@ def train(
         raise InputError(f"{out} exists; give another --out, or --force to replace it")
     with embedding_progress() as progress:
         prepared = prepare(settings, progress=progress)
+    _check_method(method, prepared.inputs)
     fold = one_fold(settings, prepared)
+    claim_folder(out.parent)
     note(describe(prepared, [fold]))
-    check_methods([method], prepared.inputs)
     problem = Problem(settings, prepared.inputs, fold, prepared.task, settings.seed)
     cell = Cell(method, fold, settings.seed)
     with grid_progress(1) as bar:
         result = run_method(method, problem, lambda stage: bar.tick(cell.name, stage))
         bar.done(cell)
-    if result.trained is None:
-        raise InputError(f"method {method!r} has no model to save; use adacomed compare for it")
+    assert result.trained is not None
     table = summarise(result.predictions)
     with written_whole(out, replace=force) as folder:
         save_run(
@@ -77,3 +78,10 @@ def train(
         write_report(folder, table=table)
     say(f"{prepared.title}\n{text_table(table)}")
     say(f"run: {out}\nreport: {out / RunFiles.REPORT}")
+
+
+def _check_method(method: str, inputs: Inputs) -> None:
+    """Raise an InputError for an unknown method, or one that leaves no model to predict with."""
+    check_methods([method], inputs)
+    if method not in NEURAL and not method.endswith(SINGLE):
+        raise InputError(f"method {method!r} has no model to save; use adacomed compare for it")
