@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 Splits = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
-def logistic(seed: int, width: int) -> tuple[Pipeline, dict[str, list[Any]]]:
+def logistic(seed: int) -> tuple[Pipeline, dict[str, list[Any]]]:
     """Ridge logistic regression on imputed, standardised columns and missing indicators."""
     model = make_pipeline(
         SimpleImputer(add_indicator=True, keep_empty_features=True),
@@ -34,7 +34,7 @@ def logistic(seed: int, width: int) -> tuple[Pipeline, dict[str, list[Any]]]:
     return model, {"logisticregression__C": [1e-4, 1e-3, 1e-2, 1e-1, 1.0]}
 
 
-def forest(seed: int, width: int) -> tuple[Pipeline, dict[str, list[Any]]]:
+def forest(seed: int) -> tuple[Pipeline, dict[str, list[Any]]]:
     """Random forest of 200 trees, its leaf size chosen; missing cells get the mean and a flag."""
     model = make_pipeline(
         SimpleImputer(add_indicator=True, keep_empty_features=True),
@@ -43,24 +43,20 @@ def forest(seed: int, width: int) -> tuple[Pipeline, dict[str, list[Any]]]:
     return model, {"randomforestclassifier__min_samples_leaf": [1, 3, 10]}
 
 
-def boosting(seed: int, width: int) -> tuple[Pipeline, dict[str, list[Any]]]:
-    """Gradient-boosted trees (missing cells are native), their number chosen.
-
-    A split looks at 100 columns at most: on thousands of embedding columns this costs a twentieth.
-    """
+def boosting(seed: int) -> tuple[Pipeline, dict[str, list[Any]]]:
+    """Gradient-boosted trees (missing cells are native), their number chosen."""
     model = make_pipeline(
         HistGradientBoostingClassifier(
             learning_rate=0.05,
             max_leaf_nodes=15,
             min_samples_leaf=10,
-            max_features=min(1.0, 100 / width),
             random_state=seed,
         )
     )
     return model, {"histgradientboostingclassifier__max_iter": [50, 100, 200]}
 
 
-KINDS: dict[str, Callable[[int, int], tuple[Pipeline, dict[str, list[Any]]]]] = {
+KINDS: dict[str, Callable[[int], tuple[Pipeline, dict[str, list[Any]]]]] = {
     "logistic": logistic,
     "forest": forest,
     "boosting": boosting,
@@ -88,7 +84,7 @@ def fit_kind(kind: str, x: Floats, y: NDArray[np.int64], splits: Splits, seed: i
     Args:
         splits: inner folds (by subject) for the choice of constants.
     """
-    model, grid = KINDS[kind](seed, x.shape[1])
+    model, grid = KINDS[kind](seed)
     search = GridSearchCV(model, grid, scoring="neg_log_loss", cv=splits, refit=True)
     search.fit(x, y)
     out = cross_val_predict(clone(search.best_estimator_), x, y, cv=splits, method="predict_proba")
@@ -130,7 +126,7 @@ def _calibrated(
     position = np.full(len(x), -1)
     position[rows] = np.arange(len(rows))
     inner = [(position[a[here[a]]], position[b[here[b]]]) for a, b in splits]
-    usable = all(len(np.unique(y[rows][a])) == K and len(b) for a, b in inner)
+    usable = all(len(np.unique(y[rows][part])) == K for pair in inner for part in pair)
     if len(rows) == 0 or not usable:  # too few patients have it: it has nothing to say
         return (lambda z: np.full((len(z), K), np.nan)), np.full((len(x), K), np.nan)
     base = fit_kind(kind, x[rows], y[rows], inner, seed)
