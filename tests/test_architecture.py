@@ -26,6 +26,7 @@ LEVELS = [
 ]
 CORE = {"torch", "safetensors", "numpy", "scipy", "sklearn", "polars", "pydantic", "yaml"}
 CORE |= {"typer", "rich", "jinja2", "markupsafe", "plotly", "adacomed", "huggingface_hub"}
+CORE |= {"filelock", "packaging"}
 
 
 def part(path: Path) -> str:

@@ -5,15 +5,24 @@ from pathlib import Path
 import pytest
 
 from adacomed.config import load_experiment
+from tests.conftest import shared
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+COHORTS = sorted((Path(__file__).parents[1] / "configs/cohorts").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_is_a_valid_experiment(path):
     experiment = load_experiment(path)
     assert experiment.cohort.parts[-2:][0] == "cohorts"
-    assert "adacomed cohort build" in path.read_text() or "runs/" in path.read_text()
+    assert "#   adacomed " in path.read_text()
+
+
+@pytest.mark.parametrize("path", COHORTS, ids=lambda p: p.stem)
+def test_cohort_of_real_files_has_no_error(path, cli):
+    shared(path.stem)
+    ran = cli("cohort", "check", path)
+    assert ran.exit_code == 0, ran.output
 
 
 def test_the_simulated_one_runs(tmp_path, cli):

@@ -14,8 +14,10 @@ import polars as pl
 import pytest
 
 from adacomed.cohort.cohort import load_cohort
-from adacomed.embed import choose_encoder, embed_modality, embeddable, modality_texts
+from adacomed.cohort.sources import modality_source
+from adacomed.embed import SHARDS, embed_modality, fill_store
 from adacomed.encoders.base import fingerprint
+from adacomed.encoders.choice import choose_encoder, embeddable
 from adacomed.encoders.text_encoder import TextEncoder, text_encoder
 from adacomed.errors import InputError
 from tests.encoders.conftest import WORDS, save_tiny
@@ -30,7 +32,6 @@ modalities:
   note: {kind: text, column: note}
   clinical: {kind: tabular, columns: [age, sex], prompt: generic-v1}
   labs: {kind: tabular, columns: [age]}
-  xray: {kind: image, column: note}
   vectors: {kind: embedding, root: vectors}
 """
 
@@ -65,7 +66,7 @@ def test_store_equals_memory_equals_encode(tmp_path: Path, encoder: TextEncoder)
     absent = np.arange(N) % 5 == 0
     assert np.array_equal(np.isnan(stored).all(axis=1), absent)
     assert np.isfinite(stored[~absent]).all()
-    texts = [text for text in cohort.texts("note") if text and text.strip()]
+    texts = [text for [text] in filter(None, cohort.cells("note"))]
     assert np.array_equal(stored[~absent], encoder.encode(texts))
     memory = embed_modality(cohort, "note", encoder, None)
     assert np.array_equal(memory, stored, equal_nan=True)
@@ -75,10 +76,12 @@ def test_store_equals_memory_equals_encode(tmp_path: Path, encoder: TextEncoder)
 
 def test_table_through_its_prompt(tmp_path: Path, encoder: TextEncoder) -> None:
     cohort = load_cohort(write_cohort(tmp_path))
-    assert modality_texts(cohort, "clinical")[2:5] == ["age: 42; sex: F", None, "age: 44; sex: F"]
+    source = modality_source(cohort, "clinical")
+    assert [item.sample_id for item in source.items[2:4]] == ["P2", "P4"]
+    assert source.read([2, 3]) == ["age: 42; sex: F", "age: 44; sex: F"]
     vectors = embed_modality(cohort, "clinical", encoder, tmp_path / "store")
     assert np.flatnonzero(np.isnan(vectors).any(axis=1)).tolist() == [3]
-    assert modality_texts(cohort, "labs")[2] == "age: 42"  # no prompt: generic
+    assert modality_source(cohort, "labs").read([2]) == ["age: 42"]  # no prompt: generic
 
 
 def test_only_what_changed_is_embedded_again(tmp_path: Path, encoder: TextEncoder) -> None:
@@ -116,7 +119,6 @@ def test_label_never_reaches_a_prompt(tmp_path: Path, encoder: TextEncoder) -> N
 @pytest.mark.parametrize(
     ("modality", "message"),
     [
-        ("xray", "'xray' is of kind image.*kind: embedding"),
         ("vectors", "its vectors are ready"),
         ("notes", "did you mean 'note'"),
     ],
@@ -168,39 +170,70 @@ def encode(items):
     time.sleep(0.06)
     return plain(items)
 encoder.encode = encode
-embed.CHUNK = 8
-embed.embed_modality(load_cohort(cohort), "note", encoder, store)
+embed.SHARDS["text"] = 8
+embed.fill_store(load_cohort(cohort), "note", encoder, store)
 """
 
 
-def test_killed_and_resumed(tmp_path: Path, encoder: TextEncoder) -> None:
-    """SIGKILL midway: nothing is lost, nothing kept is redone, the result is bit-equal."""
-    n = 120
+def test_killed_and_resumed(
+    tmp_path: Path, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL at three moments: nothing is lost, at most a shard is redone each time, and the
+    store is the same to the byte as one that was never stopped."""
+    n = 160
     card = write_cohort(tmp_path, n)
-    model = save_tiny(tmp_path / "model")
+    model = Path(encoder.card.id)
     store, log = tmp_path / "store", tmp_path / "log"
     command = [sys.executable, "-c", JOB, str(card), str(model), str(store), str(log)]
     folder = store / "note" / f"text-encoder@{fingerprint(encoder.card)}"
-
-    job = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    until = time.monotonic() + 60
-    while len(list(folder.glob("shard-*"))) < 5 and time.monotonic() < until:
-        time.sleep(0.005)
-    time.sleep(0.05)
-    job.send_signal(signal.SIGKILL)
-    assert job.wait() == -signal.SIGKILL
-    kept = pl.read_parquet(list(folder.glob("shard-*"))).height
-    texts = [text for text in load_cohort(card).texts("note") if text and text.strip()]
-    assert 5 * 8 <= kept < len(texts)
+    kept = 0
+    for shards in (1, 5, 11):
+        job = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        until = time.monotonic() + 60
+        while len(list(folder.glob("shard-*"))) < shards and time.monotonic() < until:
+            time.sleep(0.005)
+        time.sleep(0.03)
+        job.send_signal(signal.SIGKILL)
+        assert job.wait() == -signal.SIGKILL
+        kept = pl.read_parquet(list(folder.glob("shard-*"))).height
+        assert kept >= 8 * shards
+    texts = [text for [text] in filter(None, load_cohort(card).cells("note"))]
+    assert kept < len(texts)
+    monkeypatch.setattr("adacomed.embed.SHARDS", {**SHARDS, "text": 8})
     again = Logged(encoder)
-    resumed = embed_modality(load_cohort(card), "note", again, store)
+    fill_store(load_cohort(card), "note", again, store)
 
     calls = Counter([*log.read_text().splitlines(), *again.log])
     assert set(calls) == set(texts)
-    redone = sum(calls.values()) - len(texts)
-    assert redone <= 8  # the chunk that was being computed when the kill came
-    assert all(calls[text] == 1 for text in texts[:kept])
-    assert len(pl.read_parquet(list(folder.glob("shard-*")))) == len(texts)
+    assert sum(calls.values()) - len(texts) <= 3 * 8  # what was being computed at each kill
+    other = tmp_path / "other"
+    fill_store(load_cohort(card), "note", encoder, other)
+    assert content(other) == content(store)
 
-    uninterrupted = embed_modality(load_cohort(card), "note", encoder, tmp_path / "other")
-    assert np.array_equal(resumed, uninterrupted, equal_nan=True)
+
+def content(root: Path) -> dict[str, bytes]:
+    """Every file of a store but its locks."""
+    files = [p for p in root.rglob("*") if p.is_file() and p.name != ".lock"]
+    return {str(p.relative_to(root)): p.read_bytes() for p in files}
+
+
+def test_equal_texts_are_computed_once(tmp_path: Path, encoder: TextEncoder) -> None:
+    card = write_cohort(tmp_path)
+    table = pl.read_csv(tmp_path / "patients.csv")
+    table.with_columns(pl.lit("fever cough").alias("note")).write_csv(tmp_path / "patients.csv")
+    logged = Logged(encoder)
+    vectors = embed_modality(load_cohort(card), "note", logged, tmp_path / "store")
+    assert logged.log == ["fever cough"]
+    assert np.array_equal(vectors, np.repeat(encoder.encode(["fever cough"]), N, axis=0))
+
+
+def test_several_texts_of_a_sample(tmp_path: Path, encoder: TextEncoder) -> None:
+    """A table of notes of their own: their mean is the sample's vector."""
+    card = CARD.replace("{kind: text, column: note}", "{kind: text, column: x, table: n.csv}")
+    rows = {"patient_id": ["P4", "P2", "P4"], "x": ["fever", "cough", "pain in the left lung"]}
+    pl.DataFrame(rows).write_csv(tmp_path / "n.csv")
+    cohort = load_cohort(write_cohort(tmp_path, card=card))
+    vectors = embed_modality(cohort, "note", encoder, tmp_path / "store")
+    assert np.flatnonzero(~np.isnan(vectors).any(axis=1)).tolist() == [2, 4]
+    expected = encoder.encode(["fever", "pain in the left lung"]).mean(axis=0)
+    assert np.allclose(vectors[4], expected, atol=1e-7)

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from adacomed.cohort.items import Item, text_item
 from adacomed.errors import InputError
 from adacomed.schema import Vectors
-from adacomed.store import EmbeddingStore, Item, text_item
+from adacomed.store import EmbeddingStore, store_folder
 
 CARD: dict[str, Any] = {"name": "toy", "width": 3, "golden": [1.0, 0.0, 0.5], "libraries": {}}
 ITEMS = [text_item(f"P{i}", f"text of {i}") for i in range(10)]
@@ -22,15 +24,16 @@ VECTORS = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
 
 
 def open_store(root: Path, fingerprint: str = "f1", **card: Any) -> EmbeddingStore:
-    return EmbeddingStore(root, "note", card={**CARD, **card}, fingerprint=fingerprint)
+    folder = store_folder(root, "note", "toy", fingerprint)
+    return EmbeddingStore(folder, card={**CARD, **card}, fingerprint=fingerprint)
 
 
 @pytest.fixture
 def filled(tmp_path: Path) -> EmbeddingStore:
     store = open_store(tmp_path)
-    store.add(ITEMS[:6], VECTORS[:6])
-    store.add(ITEMS[6:], VECTORS[6:])
-    store.write_index()
+    with store.writing():
+        store.add(ITEMS[:6], VECTORS[:6])
+        store.add(ITEMS[6:], VECTORS[6:])
     return store
 
 
@@ -41,12 +44,14 @@ def shards(store: EmbeddingStore) -> list[Path]:
 @pytest.mark.parametrize("index", ["kept", "gone", "garbage", "of the first shard only"])
 def test_reopened_bit_equal(tmp_path: Path, index: str) -> None:
     store = open_store(tmp_path)
-    store.add(ITEMS[:6], VECTORS[:6])
-    if index != "gone":
-        store.write_index()
+    with store.writing():
+        store.add(ITEMS[:6], VECTORS[:6])
+    if index == "gone":
+        (store.folder / "index.parquet").unlink()
     store.add(ITEMS[6:], VECTORS[6:])
     if index == "kept":
-        store.write_index()
+        with store.writing():
+            pass
     if index == "garbage":
         (store.folder / "index.parquet").write_bytes(b"PAR1 half a file")
     again = open_store(tmp_path)
@@ -66,10 +71,10 @@ def test_a_changed_text_is_another_item(filled: EmbeddingStore) -> None:
 def test_layout_is_the_contract(filled: EmbeddingStore, tmp_path: Path) -> None:
     assert filled.folder == tmp_path / "note" / "toy@f1"
     frame = pl.read_parquet(shards(filled))
-    assert frame.columns == [Vectors.SAMPLE_ID, Vectors.ITEM, "content", Vectors.VECTOR]
+    assert frame.columns == [Vectors.SAMPLE_ID, Vectors.ITEM, "content", Vectors.VECTOR, "reason"]
     assert frame.schema[Vectors.VECTOR] == pl.List(pl.Float32)
     assert json.loads((filled.folder / "card.json").read_text()) == {**CARD, "fingerprint": "f1"}
-    assert not list(filled.folder.glob(".*"))
+    assert not list(filled.folder.glob(".*.tmp"))
 
 
 @pytest.mark.parametrize("where", [5, 200, -5])
@@ -131,6 +136,81 @@ def test_what_cannot_be_added(filled: EmbeddingStore) -> None:
     assert filled.missing(new) == [0]
 
 
+def test_skipped_items(tmp_path: Path) -> None:
+    """A skipped item is a row without a vector, until it is tried again."""
+    store = open_store(tmp_path)
+    vectors = VECTORS.copy()
+    vectors[2] = np.nan
+    with store.writing():
+        store.add(ITEMS, vectors, {2: "truncated"})
+    for index in ("kept", "gone"):
+        if index == "gone":
+            (store.folder / "index.parquet").unlink()
+        again = open_store(tmp_path)
+        assert again.missing(ITEMS) == []
+        assert again.absent(ITEMS) == {2: "truncated"}
+        assert np.array_equal(again.load(ITEMS), vectors, equal_nan=True)
+    with again.writing():
+        again.forget_absent()
+        assert again.missing(ITEMS) == [2]
+        again.add([ITEMS[2]], VECTORS[2:3])
+    mended = open_store(tmp_path)
+    assert mended.absent(ITEMS) == {}
+    assert np.array_equal(mended.load(ITEMS), VECTORS)
+
+
+def test_two_writers(tmp_path: Path) -> None:
+    """The second waits, says so, and then sees what the first has written."""
+    first = open_store(tmp_path)
+    waiter = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from adacomed.cohort.items import text_item
+        from adacomed.store import EmbeddingStore
+        card = {"name": "toy", "width": 3, "golden": [1.0, 0.0, 0.5]}
+        store = EmbeddingStore(Path(sys.argv[1], "note", "toy@f1"), card=card, fingerprint="f1")
+        with store.writing(lambda message: print(message, flush=True)):
+            print(store.missing([text_item(f"P{i}", f"text of {i}") for i in range(10)]))
+        """)
+    with first.writing():
+        command = [sys.executable, "-c", waiter, str(tmp_path)]
+        second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert second.stdout is not None
+        assert "another process is writing here; waiting" in second.stdout.readline()
+        first.add(ITEMS[:6], VECTORS[:6])
+        time.sleep(0.2)
+        assert second.poll() is None
+    assert second.stdout.read().strip() == "[6, 7, 8, 9]"
+    assert second.wait() == 0
+    second.stdout.close()
+
+
+def test_full_disk_loses_nothing(filled: EmbeddingStore) -> None:
+    """A file that cannot be written is an error; what was finished still opens."""
+    code = textwrap.dedent("""
+        import resource, sys
+        from pathlib import Path
+        import numpy as np
+        from adacomed.cohort.items import text_item
+        from adacomed.errors import InputError
+        from adacomed.store import EmbeddingStore
+        card = {"name": "toy", "width": 3, "golden": [1.0, 0.0, 0.5]}
+        store = EmbeddingStore(Path(sys.argv[1]), card=card, fingerprint="f1")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            with store.writing():
+                store.add([text_item("P77", "x")], np.zeros((1, 3), np.float32))
+        except InputError as error:
+            print(error)
+        """)
+    command = [sys.executable, "-c", code, str(filled.folder)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "cannot be written (File too large); what was finished is kept" in said
+    assert not list(filled.folder.glob(".*.tmp"))
+    assert np.array_equal(open_store(filled.folder.parents[1]).load(ITEMS), VECTORS)
+
+
 def test_root_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be made"):
@@ -141,14 +221,15 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from adacomed.store import EmbeddingStore, text_item
+from adacomed.cohort.items import text_item
+from adacomed.store import EmbeddingStore
 card = {"name": "toy", "width": 3, "golden": [1.0, 0.0, 0.5]}
-store = EmbeddingStore(Path(sys.argv[1]), "note", card=card, fingerprint="f1")
+store = EmbeddingStore(Path(sys.argv[1], "note", "toy@f1"), card=card, fingerprint="f1")
 for i in range(int(sys.argv[2]), 100000):
     vectors = np.full((2, 3), i, np.float32)
     store.add([text_item(f"P{i}-{j}", "x") for j in range(2)], vectors)
     if i % 5 == 0:
-        store.write_index()
+        store._write_index()
     print(i, flush=True)
 """
 

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("adacomed.commands.compare:compare", "methods × folds × seeds → one table"),
     "report": ("adacomed.commands.report:report", "write the HTML report of a run"),
     "encoders": ("adacomed.commands.encoders:encoders", "list the large models"),
+    "doctor": ("adacomed.commands.doctor:doctor", "what is usable here, and how to get the rest"),
 }
 
 # What a path of the user's can be, without our doing, when a command comes to read or write it.

@@ -47,6 +47,8 @@ class ModelSettings(Settings):
     dropout: float | None = Field(None, ge=0, lt=1, description="in the large branch")
     strategy: Strategy | None = Field(None, description="Table 1; auto: chosen on validation")
     lambda_: float | None = Field(None, ge=0, alias="lambda", description="weight of L_contrast")
+    beta: float | None = Field(None, ge=0, description="weight of the branches' own task losses")
+    modality_dropout: float | None = Field(None, ge=0, lt=1, description="in the large branch")
     tau: float | None = Field(None, gt=0, description="temperature of Eq. 4")
     sigma: float | None = Field(None, gt=0, description="gaussian strategy")
     T: float | None = Field(None, gt=0, description="inverse strategy")

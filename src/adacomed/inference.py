@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from adacomed.cohort.cohort import Cohort
-from adacomed.errors import InputError
+from adacomed.errors import InputError, nearest
 from adacomed.models.batch import Output
-from adacomed.schema import ModalityCard, Predictions, prob_column
+from adacomed.schema import EmbeddingCard, ModalityCard, Predictions, prob_column
 from adacomed.training.checkpoint import Run
 from adacomed.training.loader import Inputs, gather
 from adacomed.training.trained import Trained, correct_prior
@@ -124,13 +125,21 @@ def _branches(output: Output | None, K: int, n: int) -> dict[str, object]:
 
 
 def gather_for(
-    run: Run, cohort: Cohort, progress: Callable[[str, int, int], None] | None = None
+    run: Run,
+    cohort: Cohort,
+    progress: Callable[[str, int, int], None] | None = None,
+    *,
+    encoders: Mapping[str, str] | None = None,
+    store: Path | None = None,
 ) -> Inputs:
     """What a cohort of new patients offers to a run's model, under the model's own names.
 
-    A modality that the cohort does not list is absent for everyone. Text and prompts are embedded
-    as they were in training; a cohort that asks for another encoder is refused.
+    A modality that the cohort does not list is absent for everyone. The others are embedded as they
+    were in training: by the run's encoder, wherever its weights are now.
 
+    Args:
+        encoders: modality → where its encoder is here, if not where it was in training.
+        store: embedding store; None keeps new embeddings in memory.
     Raises:
         InputError: nothing that the model reads is there, another kind, encoder or width.
     """
@@ -143,6 +152,10 @@ def gather_for(
             f"the run reads {', '.join(wanted)}, the cohort has {', '.join(cards)}"
         )
     same = {m: _as_trained(m, run.card.modalities[m], cards[m]) for m in there}
+    for name, spec in (encoders or {}).items():
+        if name not in same or isinstance(same[name], EmbeddingCard):
+            raise InputError(f"no modality {name!r} with an encoder{nearest(name, same)}")
+        same[name] = same[name].model_copy(update={"encoder": spec})
     card = cohort.card.model_copy(update={"modalities": {**cards, **same}})
     cohort = replace(cohort, card=card)
     labelled = cohort.class_names.get(run.task) == run.classes
@@ -151,8 +164,10 @@ def gather_for(
         run.task if labelled else None,
         large=[m for m in fitted.native if m in there],
         small=[m for m in fitted.small if m in there],
+        store=store,
         progress=progress,
     )
+    _check_encoders(run, cohort, inputs.encoders)
     n = len(inputs)
     nothing = np.full((n, 1), np.nan, np.float32)
     empty = {
@@ -164,6 +179,19 @@ def gather_for(
         vectors={m: inputs.vectors.get(m, nothing) for m in fitted.native},
         tables={m: inputs.tables.get(m, table) for m, table in empty.items()},
     )
+
+
+def _check_encoders(run: Run, cohort: Cohort, found: Mapping[str, str]) -> None:
+    """Raise an InputError where vectors were made by other weights than in training."""
+    for name, mark in found.items():
+        trained = run.meta.get("encoders", {}).get(name, mark)
+        if trained != mark:
+            before, now = run.card.modalities[name], cohort.card.modalities[name]
+            raise InputError(
+                f"modality {name!r}: the encoder {getattr(now, 'encoder', '')} here is {mark}, the "
+                f"run was trained with {getattr(before, 'encoder', '')}, {trained}: other weights "
+                f"or settings give other vectors"
+            )
 
 
 def _as_trained(name: str, trained: ModalityCard, new: ModalityCard) -> ModalityCard:

@@ -122,6 +122,7 @@ class TaskCard(Card):
     """
 
     column: str | None = None
+    table: Path | None = None  # where `column` is, if not in the cohort's table; keyed by sample
     positive: str | int | float | bool | None = None
     negative: str | int | float | bool | None = None
     classes: list[str | int | float | bool] | None = None
@@ -147,10 +148,12 @@ class TabularCard(Card):
 
 
 class TextCard(Card):
-    """Free text in a column of the table."""
+    """Free text: one per sample in a column of the cohort's table, or several in a table of its
+    own, keyed by sample_id."""
 
     kind: Literal["text"]
     column: str
+    table: Path | None = None
     encoder: str | None = None
 
 
@@ -168,19 +171,37 @@ class EmbeddingCard(Card):
 
 
 class FileCard(Card):
-    """Raw files, one path per sample in a column of the table: needs an encoder."""
+    """Raw files, their paths below `root` in a column: of the cohort's table (one per sample), or
+    of a table of its own, keyed by sample_id (several per sample, pooled at load).
+
+    An image is a PNG, JPEG or DICOM file; a volume a NIfTI file or a folder with one DICOM series;
+    a slide whatever openslide reads.
+    """
 
     kind: Literal["image", "volume", "slide"]
     column: str
     root: Path = Path(".")
+    table: Path | None = None
     encoder: str | None = None
 
 
 class SeriesCard(Card):
-    """Long table of sample_id, hours, variable, value: needs an encoder."""
+    """Measurements over time, in a table of its own (parquet or csv).
+
+    Long: one row per measurement, with the columns named by `sample`, `time`, `variable`, `value`.
+    Wide: `columns` names one column per variable, a row per sample and time.
+    """
 
     kind: Literal["series"]
     table: Path
+    sample: str = "sample_id"
+    time: str = "hours"  # a number of hours from the index time, or a duration
+    variable: str = "variable"
+    value: str = "value"
+    columns: list[str] | None = Field(None, min_length=1)  # wide
+    window: tuple[float, float] | None = None  # hours; what lies outside is left out
+    limits: dict[str, tuple[float, float]] = {}  # variable → possible values; others are left out
+    units: dict[str, str] = {}  # variable → unit, for people
     encoder: str | None = None
 
 
@@ -199,10 +220,23 @@ class CohortCard(Card):
     licence: str = ""
     table: Path
     subject: str
-    sample: str | None = None  # default: the subject, which then must be unique per row
+    # what names a row: a column, or several that do together ("id/file"); default: the subject
+    sample: str | list[str] | None = None
     split: str | None = None  # column with train / val / test
     labels: Path | None = None
     tasks: dict[str, TaskCard] = Field(min_length=1)
     modalities: dict[str, ModalityCard] = Field(min_length=1)
     groups: list[str] = []  # columns to report by (sex, site, …), never inputs by themselves
     notes: str = ""
+
+    @property
+    def sample_columns(self) -> list[str]:
+        """Columns of the table that together name a sample."""
+        named = self.sample or self.subject
+        return [named] if isinstance(named, str) else named
+
+    @property
+    def keys(self) -> list[str]:
+        """Columns by which another table may name a sample; the first one there counts."""
+        columns = self.sample_columns
+        return [Samples.SAMPLE_ID, *(columns if len(columns) == 1 else ())]

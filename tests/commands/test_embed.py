@@ -15,6 +15,7 @@ from adacomed.cohort.cohort import load_cohort
 from adacomed.commands.embed import embed
 from adacomed.commands.encoders import encoders
 from adacomed.embed import embed_modality
+from adacomed.encoders.base import ENCODERS
 from adacomed.encoders.text_encoder import minilm
 from adacomed.errors import InputError
 from tests.encoders.conftest import save_tiny
@@ -25,14 +26,15 @@ MMIST = Path(__file__).parents[2].parent / "shared/data/mmist-ccrcc/clinical+gen
 
 def test_everything_then_nothing_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card, model = write_cohort(tmp_path), save_tiny(tmp_path / "model")
-    embed(card, encoder=f"text-encoder:{model}")
+    embed(card, encoder=[f"text-encoder:{model}"])
     said = capsys.readouterr()
     assert "\x1b" not in said.out + said.err  # piped: plain
     note, clinical = said.out.splitlines()
-    assert note.startswith("note: 19 of 24 samples have a vector of width 32 (19 new) in")
+    said_of_note = "note: 19 of 24 samples have a vector of width 32 (19 items, 19 new) in"
+    assert note.startswith(said_of_note)
     assert clinical.startswith("clinical: 23 of 24 samples")
     assert (tmp_path / "store/clinical").is_dir()
-    embed(tmp_path, encoder=f"text-encoder:{model}", modality=["note"], json=True)
+    embed(tmp_path, encoder=[f"text-encoder:{model}"], modality=["note"], json=True)
     row = json.loads(capsys.readouterr().out)
     assert (row["present"], row["samples"], row["new"]) == (19, N, 0)
     assert Path(row["store"], "note", row["encoder"], "card.json").is_file()
@@ -47,12 +49,17 @@ def test_nothing_to_embed(tmp_path: Path) -> None:
 def test_encoders_piped_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     encoders()
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [line[0] for line in lines] == ["name", "text-encoder", "minilm"]
+    assert lines[0][0] == "name"
+    assert [line[0] for line in lines[1:]] == [*ENCODERS, "precomputed", "custom"]
     encoders(json=True)
-    general, mini = json.loads(capsys.readouterr().out)
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    mini, general = rows["minilm"], rows["text-encoder"]
     assert (mini["width"], mini["licence"], mini["gated"]) == (384, "Apache-2.0", False)
     assert mini["here"] is True
     assert general["here"] is None
+    widths = {"dinov2": 1536, "uni": 1024, "merlin": 2048, "moirai": 1024, "me-llama": 5120}
+    assert {name: rows[name]["width"] for name in widths} == widths
+    assert rows["uni"]["gated"] is True
 
 
 @pytest.mark.skipif(not MMIST.exists(), reason=f"needs the folder {MMIST.parent}")
@@ -79,9 +86,7 @@ def test_mmist_clinical_rows_with_minilm(
     }
     (tmp_path / "cohort.yaml").write_text(json.dumps(card))
     embed(tmp_path)
-    assert (
-        "clinical: 40 of 40 samples have a vector of width 384 (40 new)" in capsys.readouterr().out
-    )
+    assert "of width 384 (40 items, 40 new)" in capsys.readouterr().out
     cohort = load_cohort(tmp_path)
     vectors = embed_modality(cohort, "clinical", minilm(), tmp_path / "store")
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from adacomed.encoders.base import Encoder, EncoderCard, fingerprint
+from adacomed.encoders.base import Encoder, EncoderCard, Staged, fingerprint
+from adacomed.encoders.golden import golden_item
 
 
 def check_encoder(encoder: Encoder, items: Sequence[Any]) -> None:
@@ -35,8 +37,13 @@ def check_encoder(encoder: Encoder, items: Sequence[Any]) -> None:
         some = rng.permutation(len(items))[:size]
         vectors = encoder.encode([items[i] for i in some])
         assert np.array_equal(vectors, together[some]), f"{size} items in another order differ"
-    golden = encoder.encode([encoder.card.golden_input])[0]
+    golden = encoder.encode([golden_item(encoder.card.kinds[0])])[0]
     assert np.array_equal(golden, np.asarray(encoder.card.golden, np.float32))
+    if isinstance(encoder, Staged):  # prepare runs in worker processes
+        prepare = pickle.loads(pickle.dumps(encoder.prepare))
+        assert len(pickle.dumps(encoder.prepare)) < 100_000, "prepare carries weights"
+        staged = encoder.forward([prepare(item) for item in items])
+        assert np.array_equal(staged, together), "in two steps it differs"
 
 
 def _check_card(card: EncoderCard) -> None:

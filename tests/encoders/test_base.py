@@ -9,6 +9,8 @@ import pytest
 from adacomed.encoders.base import ENCODERS, EncoderCard, catalogue, fingerprint, load_encoder
 from adacomed.errors import InputError
 
+from .check_encoder import check_encoder
+
 
 def test_catalogue_loads_no_weights_and_no_transformers() -> None:
     import subprocess
@@ -22,7 +24,8 @@ def test_catalogue_loads_no_weights_and_no_transformers() -> None:
 
 def test_catalogue_names_every_encoder() -> None:
     cards = catalogue()
-    assert list(cards) == list(ENCODERS)
+    assert list(cards) == [*ENCODERS, "precomputed", "custom"]
+    assert all(card.licence and card.trained_on and card.input for card in cards.values())
     assert all(card.name == name for name, card in cards.items())
 
 
@@ -54,6 +57,36 @@ def test_dotted_name_of_the_users_own(tmp_path: Path, monkeypatch: pytest.Monkey
         load_encoder("their_encoders:build")
 
 
+def test_a_plain_function_of_the_users(tmp_path: Path) -> None:
+    """Found beside the cohort's YAML; its file is what its numbers depend on."""
+    module = tmp_path / "my_function.py"
+    module.write_text(
+        "import numpy as np\n"
+        "def embed(images):\n"
+        "    return [[i.mean(), i.std()] for i in images]\n"
+        "def bad(images): return np.zeros(3)\n"
+        "def worse(images): return images.nothing\n"
+    )
+    encoder = load_encoder("my_function:embed", kind="image", folder=tmp_path, device="cpu")
+    rng = np.random.default_rng(0)
+    check_encoder(encoder, [rng.random((5 + n, 4, 1), np.float32) for n in range(10)])
+    assert str(tmp_path) not in sys.path
+    with pytest.raises(InputError, match=r"expected \(1, width\) numbers for 1 items"):
+        load_encoder("my_function:bad", kind="image", folder=tmp_path)
+    with pytest.raises(InputError, match=r"AttributeError.*nothing"):
+        load_encoder("custom:my_function:worse", kind="image", folder=tmp_path)
+    before = fingerprint(encoder.card)
+    module.write_text(module.read_text() + "# changed\n")
+    del sys.modules["my_function"]
+    again = load_encoder("my_function:embed", kind="image", folder=tmp_path)
+    assert fingerprint(again.card) != before
+
+
+def test_own_vectors_need_no_encoder() -> None:
+    with pytest.raises(InputError, match="kind: embedding"):
+        load_encoder("precomputed")
+
+
 def test_fingerprint_needs_a_measured_card() -> None:
     with pytest.raises(ValueError, match="load the encoder first"):
         fingerprint(catalogue()["minilm"])
@@ -64,7 +97,7 @@ def test_fingerprint_follows_what_changes_the_numbers() -> None:
         update={"weights_hash": "aa", "preprocessing_hash": "bb"}
     )
     same = {"name": "x", "id": "y", "licence": "z", "revision": "1", "libraries": {"torch": "9"}}
-    other = {"weights_hash": "ab", "preprocessing_hash": "bc", "pooling": "cls", "code": 2}
+    other = {"weights_hash": "ab", "preprocessing_hash": "bc", "pooling": "cls", "code": 99}
 
     def of(**update: object) -> str:
         return fingerprint(EncoderCard(**{**card.model_dump(), **update}))

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from tests.encoders.check_encoder import check_encoder
-from tests.encoders.conftest import save_tiny
+from tests.encoders.conftest import WORDS, save_tiny
 
 from adacomed.encoders.base import fingerprint, load_encoder
+from adacomed.encoders.packed_bert import PackedBert
 from adacomed.encoders.text_encoder import TextEncoder, minilm, text_encoder
 from adacomed.encoders.weights import package_weights
+from adacomed.encoders.windows import Passes, PassPool, Window
 from adacomed.errors import InputError
 
 SENTENCES = [
@@ -41,10 +43,54 @@ def words(n: int) -> str:
 
 
 def test_contract_tiny(tiny: Path) -> None:
-    # texts of 1 … 12 windows: many fill their window, so some batches need no mask and others do
-    items = [words(n) for n in range(1, 25)] + ["patient " * 38, "fever " * 38, ""]
+    # texts of 1 … 12 windows; many fill their window
+    items = [words(n) for n in range(1, 25)] + ["patient " * 38, "fever " * 38]
     for options in ({}, {"pooling": "cls"}, {"windows": "first", "normalise": True}):
         check_encoder(text_encoder(str(tiny), **options), items)
+
+
+def test_empty_text(tiny: Path) -> None:
+    encoder = text_encoder(str(tiny))
+    for text in ("", "  \n"):
+        with pytest.raises(InputError, match="text 2 of 2 is empty"):
+            encoder.encode(["fever", text])
+    assert encoder.encode([]).shape == (0, 32)
+
+
+def test_packed_bert_equals_transformers(tiny: Path) -> None:
+    """Every state, windows of many lengths in one pass, against the model's own forward."""
+    from transformers import AutoModel
+
+    encoder = text_encoder(str(tiny), pooling="cls")
+    assert isinstance(encoder.pool, PackedBert)
+    assert isinstance(minilm().pool, PackedBert)
+    model = AutoModel.from_pretrained(tiny).eval()
+    rng = np.random.default_rng(0)
+    windows = [
+        Window(rng.integers(1, len(WORDS), n).tolist(), 0, n) for n in rng.integers(1, 41, 60)
+    ]
+    for window, vector in zip(windows, encoder.pool(windows), strict=True):
+        with torch.no_grad():
+            states = model(input_ids=torch.tensor([window.ids])).last_hidden_state[0]
+        assert (states[0] - vector).abs().max() < 1e-6
+
+
+def test_other_berts_are_not_packed(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
+    encoder = text_encoder(str(folder))
+    assert isinstance(encoder.pool, PassPool)
+    text = "fever and pain " * 30
+    assert np.abs(encoder.encode([text])[0] - reference(folder, text, 40, "mean")).max() < 1e-6
+
+
+def test_bioclinical_modernbert(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path, kind="modernbert")
+    encoder = load_encoder(f"bioclinical-modernbert:{folder}")
+    assert encoder.card.name == "bioclinical-modernbert"
+    assert "MIMIC-IV-Note" in (encoder.card.seen_datasets or ())
+    check_encoder(encoder, [words(n) for n in range(1, 25)])
 
 
 @pytest.mark.parametrize("kind", ["roberta", "modernbert", "electra"])
@@ -56,17 +102,61 @@ def test_contract_other_architectures(tmp_path: Path, kind: str) -> None:
     assert np.abs(encoder.encode([text])[0] - expected).max() < 1e-6
 
 
-def test_every_pass_has_one_shape_per_text_length(tiny: Path) -> None:
+def test_padded_passes_as_on_a_gpu(tiny: Path, tmp_path: Path) -> None:
+    """The contract and the numbers, with masks, buckets and several rows a pass."""
+    from transformers import AutoModel
+
+    for folder in (tiny, save_tiny(tmp_path, kind="modernbert")):
+        encoder = text_encoder(str(folder))
+        exact = encoder.encode([words(n) for n in range(1, 25)])
+        model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+        encoder.pool = PassPool(model, encoder.recipe, Passes(bucket=16, tokens=80))
+        encoder = TextEncoder(
+            encoder.pool, encoder.tokenizer, recipe=encoder.recipe, card=encoder.card
+        )
+        check_encoder(encoder, [words(n) for n in range(1, 25)])
+        padded = encoder.encode([words(n) for n in range(1, 25)])
+        assert np.abs(padded - exact).max() < 1e-6
+
+
+def test_every_pass_has_a_shape_of_its_length_alone(tiny: Path) -> None:
     """What bit-equality rests on where a kernel depends on the shape: no pass is smaller."""
+    from transformers import AutoModel
+
     encoder, shapes = text_encoder(str(tiny), window=36), set()
+    model = AutoModel.from_pretrained(tiny).eval()
 
     def see(_: torch.nn.Module, __: object, inputs: dict[str, torch.Tensor]) -> None:
         shapes.add(tuple(inputs["input_ids"].shape))
 
-    encoder.model.register_forward_pre_hook(see, with_kwargs=True)
-    encoder.encode(["fever"])
-    encoder.encode([words(n) for n in range(1, 25)])
-    assert shapes == {(8, 36)}
+    model.register_forward_pre_hook(see, with_kwargs=True)
+    for passes, expected in (
+        (Passes(1, 80), {(26, 3), (2, 36), (4, 20)}),
+        (Passes(16, 80), {(5, 16), (2, 32), (2, 36)}),
+    ):
+        encoder.pool = PassPool(model, encoder.recipe, passes)
+        shapes.clear()
+        encoder.encode(["fever"])
+        assert shapes == {min(expected, key=lambda shape: shape[1])}
+        encoder.encode([words(n) for n in range(1, 25)])
+        assert {rows for rows, length in shapes if length == 36} == {2}
+        assert shapes >= expected
+
+
+def test_numbers_do_not_depend_on_the_number_of_cores(mini: TextEncoder, tmp_path: Path) -> None:
+    other = text_encoder(str(save_tiny(tmp_path, kind="roberta")))
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append((mini.encode(SENTENCES), other.encode(SENTENCES[:5])))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for one, two in found[1:]:
+        assert np.array_equal(one, found[0][0])
+        assert np.array_equal(two, found[0][1])
 
 
 def test_contract_minilm(mini: TextEncoder) -> None:
@@ -85,12 +175,7 @@ def test_minilm_equals_sentence_transformers(mini: TextEncoder) -> None:
     assert np.abs(mini.encode(SENTENCES) - expected).max() < 1e-5
     # its own library cuts a long text at 256 tokens: our "first" window
     long = ["renal mass and fever for weeks. " * 80]
-    first = TextEncoder(
-        mini.model,
-        mini.tokenizer,
-        recipe=type(mini.recipe)("mean", True, "first", 256),
-        card=mini.card,
-    )
+    first = minilm(windows="first")
     assert np.abs(first.encode(long) - oracle.encode(long)).max() < 1e-5
     assert np.abs(mini.encode(long) - oracle.encode(long)).max() > 1e-4
 

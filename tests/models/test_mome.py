@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from adacomed.models.mome import Experts, Router, TokenAttention, modality_subsets
+from adacomed.models.mome import (
+    Experts,
+    Router,
+    TokenAttention,
+    drop_modalities,
+    modality_subsets,
+)
 
 
 @pytest.mark.parametrize("M", [1, 2, 3, 4, 6])
@@ -69,3 +75,15 @@ def test_attention_equals_a_loop_over_the_present_tokens():
 def test_heads_must_divide_H():
     with pytest.raises(ValueError, match="multiple"):
         TokenAttention(10, heads=4, dropout=0.0)
+
+
+def test_modality_dropout_leaves_a_part_of_what_was_there():
+    torch.manual_seed(0)
+    present = torch.rand(4000, 3) < 0.7
+    kept = drop_modalities(present, 0.4)
+    assert not (kept & ~present).any()
+    assert torch.equal(kept.any(1), present.any(1))  # nobody loses everything
+    several = present.all(1)
+    # kept by chance .6, and by those who would have lost all three, .4³
+    assert float(kept[several].float().mean()) == pytest.approx(0.6 + 0.4**3, abs=0.03)
+    assert torch.equal(drop_modalities(present, 0.0), present)

@@ -48,6 +48,7 @@ def test_a_loaded_run_predicts_bit_for_bit_the_same(method, pca, tmp_path):
             task="task",
             classes=inputs.classes,
             method=method,
+            encoders={},
         )
     run = load_run(tmp_path / "run")
     before, after = forward(model, inputs), forward(run.trained, inputs)
@@ -69,6 +70,7 @@ def run_folder(tmp_path_factory):
             task="task",
             classes=inputs.classes,
             method="adacomed",
+            encoders={},
         )
     return folder / "run"
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from adacomed.cohort.items import inside, listed
 from adacomed.cohort.problems import CheckReport
-from adacomed.cohort.reading import SAMPLE, tabular_source
-from adacomed.cohort.table import as_text, code_column, require_columns
+from adacomed.cohort.reading import SAMPLE, SUBJECT, tabular_source
+from adacomed.cohort.table import code_column
 from adacomed.cohort.vectors import Vector, list_items, usual_width, wrong_width
 from adacomed.errors import InputError
-from adacomed.schema import CohortCard, EmbeddingCard, FileCard, SeriesCard, TabularCard, TextCard
+from adacomed.readers.series import SeriesTable
+from adacomed.schema import CohortCard, EmbeddingCard, FileCard, SeriesCard, TabularCard
 
 
 def check_modality(
@@ -39,25 +41,63 @@ def check_modality(
     if isinstance(part, EmbeddingCard):
         return _embedding(report, part, root, samples, where)
     if isinstance(part, SeriesCard):
-        if not (root / part.table).is_file():
-            raise InputError(f"{where}: no such table: {root / part.table}")
-        return np.ones(len(samples), bool)
-    require_columns(samples, [part.column], where)
-    text = as_text(samples[part.column])
-    if isinstance(part, TextCard):
-        return text.is_not_null().to_numpy()
-    return _files(report, part, root, text, where)
+        return _series(report, part, root, samples, where)
+    table = None if part.table is None else root / part.table
+    cells = listed(samples, part.column, table, card.keys, where)
+    if isinstance(part, FileCard):
+        _files(report, part, root, cells, where)
+        _shared(report, samples[SUBJECT].to_list(), cells, where)
+    return np.array([bool(mine) for mine in cells])
+
+
+def _series(
+    report: CheckReport, part: SeriesCard, root: Path, samples: pl.DataFrame, where: str
+) -> np.ndarray:
+    """Read the whole table once; what its limits and window leave out is said."""
+    table = SeriesTable(root / part.table, part)
+    here = np.array([s is not None for s in table.content(samples[SAMPLE].to_list())])
+    if not here.any():
+        report.errors.append(
+            f"{where}: no sample has a measurement in {part.table}; its column {part.sample!r} "
+            f"must hold sample ids such as {samples[SAMPLE][0]!r}"
+        )
+    for name, n in ((name, n) for name, n in table.dropped.items() if n):
+        report.warnings.append(f"{where}: {n} values of {name!r} lie outside its limits: left out")
+    if table.outside:
+        report.warnings.append(f"{where}: {table.outside} values lie outside the window: left out")
+    return here
+
+
+def _shared(report: CheckReport, subjects: list[str], cells: list[list[str]], where: str) -> None:
+    """A file of two subjects: one person under two ids would be on both sides of a split."""
+    owners: dict[str, set[str]] = {}
+    for subject, mine in zip(subjects, cells, strict=True):
+        for name in mine:
+            owners.setdefault(name, set()).add(subject)
+    several = {name: sorted(who) for name, who in owners.items() if len(who) > 1}
+    if several:
+        name, who = next(iter(several.items()))
+        report.warnings.append(
+            f"{where}: {len(several)} files belong to more than one subject, first {name!r} to "
+            f"{' and '.join(who)}; if that is one person, give one id, or train and test may share "
+            f"a patient"
+        )
 
 
 def _files(
-    report: CheckReport, part: FileCard, root: Path, names: pl.Series, where: str
-) -> np.ndarray:
-    here = np.array([n is not None and (root / part.root / n).exists() for n in names], dtype=bool)
-    lost = np.flatnonzero(~here & names.is_not_null().to_numpy())
-    if len(lost):
-        first = names[int(lost[0])]
-        report.errors.append(f"{where}: {len(lost)} files are not in {part.root}, first {first!r}")
-    return here
+    report: CheckReport, part: FileCard, root: Path, cells: list[list[str]], where: str
+) -> None:
+    folder = (root / part.root).resolve()
+    lost = []
+    for name in (name for mine in cells for name in mine):
+        try:
+            inside(folder, name)
+        except InputError:
+            lost.append(name)
+    if lost:
+        report.errors.append(
+            f"{where}: {len(lost)} files are not in {part.root}, first {lost[0]!r}"
+        )
 
 
 def _tabular(

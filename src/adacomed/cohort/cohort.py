@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from adacomed.cohort import labels as coding
+from adacomed.cohort.items import listed
 from adacomed.cohort.reading import (
     assert_no_leak,
     assert_unique,
@@ -20,14 +22,27 @@ from adacomed.cohort.reading import (
     read_samples,
     read_task,
 )
-from adacomed.cohort.table import as_text, require_columns
 from adacomed.cohort.vectors import list_items, pool
 from adacomed.errors import InputError, nearest
-from adacomed.schema import CohortCard, EmbeddingCard, Labels, Samples, TabularCard, TextCard
+from adacomed.schema import (
+    CohortCard,
+    EmbeddingCard,
+    FileCard,
+    Labels,
+    ModalityCard,
+    Samples,
+    TabularCard,
+    TextCard,
+)
 
 SAMPLE, SUBJECT = Samples.SAMPLE_ID, Samples.SUBJECT_ID
 T = TypeVar("T")
-C = TypeVar("C", TabularCard, TextCard, EmbeddingCard)
+C = TypeVar("C", bound=ModalityCard)
+WANTED: dict[Any, str] = {
+    TabularCard: "tabular",
+    EmbeddingCard: "embedding",
+    TextCard | FileCard: "text or files",
+}
 
 
 @dataclass(frozen=True)
@@ -95,11 +110,15 @@ class Cohort:
         )
         return frame if self._rows is None else frame[self._rows]
 
-    def texts(self, modality: str) -> list[str | None]:
-        """A text modality: N texts, None where absent or blank."""
-        card = self._modality(modality, TextCard)
-        require_columns(self.samples, [card.column], f"modality {modality!r}")
-        return as_text(self.samples[card.column]).to_list()
+    def cells(self, modality: str) -> list[list[str]]:
+        """A modality of texts or files: of each of N samples its texts, or its files' paths.
+
+        Raises:
+            InputError: another kind, or no such table or column.
+        """
+        card = self._modality(modality, TextCard | FileCard)
+        table = None if card.table is None else self.root / card.table
+        return listed(self.samples, card.column, table, self.card.keys, f"modality {modality!r}")
 
     def vectors(self, modality: str) -> NDArray[np.float32]:
         """An embedding modality, (N, D) float32: the mean of a sample's items, all NaN if absent.
@@ -147,13 +166,13 @@ class Cohort:
         mine = self.labels.filter(pl.col(Labels.TASK) == self.task_name(task))
         return self.samples.select(SAMPLE).join(mine, on=SAMPLE, how="left", maintain_order="left")
 
-    def _modality(self, name: str, kind: type[C]) -> C:
+    def _modality(self, name: str, kind: type[C] | UnionType) -> C:
         if name not in self.card.modalities:
             raise InputError(f"no modality {name!r}{nearest(name, self.card.modalities)}")
         card = self.card.modalities[name]
         if isinstance(card, kind):
-            return card
-        wanted = kind.model_fields["kind"].annotation.__args__[0]  # type: ignore[union-attr]
+            return cast(C, card)
+        wanted = WANTED[kind]
         way = ""
         if wanted == "embedding":
             way = "; it needs an encoder first: run `adacomed embed`"

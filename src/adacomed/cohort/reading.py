@@ -14,6 +14,7 @@ from adacomed.schema import (
     SPLITS,
     CohortCard,
     CohortFiles,
+    FileCard,
     Labels,
     Samples,
     TabularCard,
@@ -38,7 +39,7 @@ def read_samples(card: CohortCard, root: Path) -> pl.DataFrame:
         InputError: a column is missing, a row has no id, a split name is unknown.
     """
     path = root / card.table
-    ids = [card.subject, card.sample or card.subject]
+    ids = list(dict.fromkeys([card.subject, *card.sample_columns]))
     frame = read_table(path, ids=ids)
     require_columns(frame, ids + ([card.split] if card.split else []), str(path))
     if not len(frame):
@@ -58,8 +59,10 @@ def read_samples(card: CohortCard, root: Path) -> pl.DataFrame:
             )
     own = frame.select(c for c in frame.columns if c not in (SAMPLE, SUBJECT, SPLIT))
     return frame.select(
-        as_text(frame[ids[1]]).alias(SAMPLE),
-        as_text(frame[ids[0]]).alias(SUBJECT),
+        pl.concat_str([as_text(frame[c]) for c in card.sample_columns], separator="/").alias(
+            SAMPLE
+        ),
+        as_text(frame[card.subject]).alias(SUBJECT),
         split.alias(SPLIT),
     ).hstack(own)
 
@@ -74,9 +77,11 @@ def assert_unique(samples: pl.DataFrame, card: CohortCard) -> None:
     twice = duplicates(samples)
     if twice:
         named = ", ".join(twice[:5]) + (f" and {len(twice) - 5} more" if len(twice) > 5 else "")
-        column = card.sample or card.subject
-        way = "" if card.sample else "; for several rows a patient, write sample: COLUMN"
-        raise InputError(f"{card.table}: {column!r} must be unique, but {named} occurs twice{way}")
+        column = " and ".join(map(repr, card.sample_columns))
+        way = "; for several rows a patient, write sample: COLUMN, or sample: [COLUMN, COLUMN]"
+        if card.sample and len(card.sample_columns) > 1:
+            way = ""
+        raise InputError(f"{card.table}: {column} must be unique, but {named} occurs twice{way}")
 
 
 def input_columns(card: CohortCard, modality: str) -> list[str]:
@@ -84,7 +89,9 @@ def input_columns(card: CohortCard, modality: str) -> list[str]:
     part = card.modalities[modality]
     if isinstance(part, TabularCard):
         return part.columns
-    return [part.column] if isinstance(part, TextCard) else []
+    if isinstance(part, TextCard | FileCard) and part.table is None:
+        return [part.column]
+    return []
 
 
 def leaks(card: CohortCard, modality: str) -> list[str]:
@@ -104,10 +111,10 @@ def leaks(card: CohortCard, modality: str) -> list[str]:
         f"modality {modality!r}: column {column!r} is the {what}, not an input; take it out"
         for column, what in (
             (card.subject, "patient id"),
-            (card.sample, "sample id"),
+            *((column, "sample id") for column in card.sample_columns if column != card.subject),
             (card.split, "split"),
         )
-        if column in inputs
+        if column in inputs and not (isinstance(card.modalities[modality], FileCard))
     ]
 
 
@@ -131,16 +138,46 @@ def read_task(
     part = card.tasks[task]
     if part.column is None:
         return _labels_file(card, task, root, samples, strict)
-    if part.column not in samples.columns and not strict:
-        nothing = pl.Series(part.column, [None] * len(samples), dtype=pl.String)
-        target, names = coding.code_task(nothing, task, part, strict=False)
-    else:
-        require_columns(samples, [part.column], f"task {task!r}: {card.table}")
-        target, names = coding.code_task(samples[part.column], task, part, strict=strict)
+    column = _label_column(card, task, part.column, root, samples, strict)
+    target, names = coding.code_task(column, task, part, strict=strict)
     coded = samples.select(
         SAMPLE, pl.lit(task).alias(Labels.TASK), pl.Series(Labels.LABEL, target, dtype=pl.Int64)
     )
     return coded.filter(pl.col(Labels.LABEL) != coding.UNLABELLED), names
+
+
+def _label_column(
+    card: CohortCard, task: str, column: str, root: Path, samples: pl.DataFrame, strict: bool
+) -> pl.Series:
+    """The column that holds a task's labels, (N,); null for new patients who have none."""
+    table, where = card.tasks[task].table, f"task {task!r}"
+    there = column in samples.columns if table is None else (root / table).is_file()
+    if not there and not strict:
+        return pl.Series(column, [None] * len(samples), dtype=pl.String)
+    if table is None:
+        require_columns(samples, [column], f"{where}: {card.table}")
+        return samples[column]
+    return keyed_columns(card, [column], root / table, samples, where)[column]
+
+
+def keyed_columns(
+    card: CohortCard, columns: list[str], table: Path, samples: pl.DataFrame, where: str
+) -> pl.DataFrame:
+    """Columns of a table of their own, N rows in the samples' order; null where it lacks one.
+
+    Raises:
+        InputError: no such table or column, or two rows of one sample.
+    """
+    frame = read_table(table, ids=card.keys)
+    key = next((k for k in card.keys if k in frame.columns), SAMPLE)
+    require_columns(frame, [key, *columns], f"{where}: {table.name}")
+    frame = frame.select(as_text(frame[key]).alias(SAMPLE), *columns)
+    mine = frame.filter(pl.col(SAMPLE).is_in(samples[SAMPLE].implode()))
+    twice = duplicates(mine)
+    if twice:
+        raise InputError(f"{where}: {table.name} has two rows of sample {twice[0]!r}")
+    joined = samples.select(SAMPLE).join(mine, on=SAMPLE, how="left", maintain_order="left")
+    return joined.select(columns)
 
 
 def _labels_file(
@@ -169,17 +206,7 @@ def tabular_source(
     if part.table is None:
         require_columns(samples, part.columns, where)
         return samples.select(part.columns)
-    keys = [SAMPLE, card.sample or card.subject]
-    frame = read_table(root / part.table, ids=keys)
-    key = next((k for k in keys if k in frame.columns), SAMPLE)
-    require_columns(frame, [key, *part.columns], f"{where}: {part.table}")
-    frame = frame.select(as_text(frame[key]).alias(SAMPLE), *part.columns)
-    mine = frame.filter(pl.col(SAMPLE).is_in(samples[SAMPLE].implode()))
-    twice = duplicates(mine)
-    if twice:
-        raise InputError(f"{where}: {part.table} has two rows of sample {twice[0]!r}")
-    joined = samples.select(SAMPLE).join(mine, on=SAMPLE, how="left", maintain_order="left")
-    return joined.select(part.columns)
+    return keyed_columns(card, part.columns, root / part.table, samples, where)
 
 
 def read_columns(

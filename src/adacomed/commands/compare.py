@@ -30,6 +30,7 @@ def compare(
     methods: str = "",
     jobs: int = 0,
     resamples: int = 1000,
+    store: Path | None = None,
 ) -> None:
     """Train every method on the same folds and compare them, with paired 95 % intervals.
 
@@ -44,6 +45,7 @@ def compare(
         methods: comma-separated [default: every method].
         jobs: processes [default: one per core].
         resamples: bootstrap resamples of the patients behind each interval.
+        store: embedding store [default: store/ beside the cohort's YAML].
 
     Example:
         adacomed compare experiment.yaml --out runs/cv --methods adacomed,small,forest
@@ -54,7 +56,7 @@ def compare(
         raise InputError(f"--resamples {resamples}: expected 1 or more")
     settings = load_experiment(experiment, overrides)
     with embedding_progress() as progress:
-        prepared = prepare(settings, progress=progress)
+        prepared = prepare(settings, store=store, progress=progress)
     asked = [m.strip() for m in methods.split(",") if m.strip()] or settings.methods
     names = check_methods(asked, prepared.inputs)
     grid = comparison_grid(settings, prepared, names, out)

@@ -14,12 +14,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from adacomed.errors import InputError
 from adacomed.training.grid import Cell
@@ -71,15 +74,24 @@ def grid_progress(total: int) -> Iterator[GridProgress]:
         yield GridProgress(progress, total)
 
 
+class SpeedColumn(ProgressColumn):
+    """Items per second, once some are done."""
+
+    def render(self, task: Task) -> Text:
+        """The text of one bar."""
+        return Text("" if task.speed is None else f"{task.speed:.1f} items/s")
+
+
 @contextmanager
 def embedding_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar per modality that is being embedded; when piped, one line as it starts.
+    """A bar per modality that is being embedded; when piped, a line as it starts and as it ends.
 
     Yields:
         (modality, items done, items to do), to be called as they are done; 0 to do shows nothing.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), SpeedColumn())
     bars: dict[str, TaskID] = {}
+    started: dict[str, float] = {}
     with Progress(
         *columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal
     ) as progress:
@@ -87,10 +99,14 @@ def embedding_progress() -> Iterator[Callable[[str, int, int], None]]:
         def update(modality: str, done: int, total: int) -> None:
             if modality not in bars and total:
                 bars[modality] = progress.add_task(f"embedding {modality}", total=total)
+                started[modality] = time.perf_counter()
                 if not err.is_terminal:
                     note(f"embedding {modality}: {total} items")
             if modality in bars:
                 progress.update(bars[modality], completed=done)
+                if done == total and not err.is_terminal:
+                    speed = total / max(time.perf_counter() - started[modality], 1e-9)
+                    note(f"embedded {modality}: {total} items, {speed:.1f} items/s")
 
         yield update
 

@@ -3,79 +3,158 @@
 from __future__ import annotations
 
 import json as jsonlib
+import os
+from collections import Counter
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from adacomed.cohort.cohort import Cohort, load_cohort
-from adacomed.commands.console import embedding_progress
-from adacomed.embed import STORE, choose_encoder, embed_modality, embeddable
-from adacomed.encoders.base import Encoder, fingerprint, load_encoder
-from adacomed.errors import InputError
+from adacomed.commands.console import claim_folder, embedding_progress, note
+from adacomed.embed import STORE, Embedded, fill_store
+from adacomed.encoders.base import Encoder, fingerprint
+from adacomed.encoders.choice import choose_encoder, embeddable, load_for, remember_encoder
+from adacomed.errors import InputError, nearest
+
+SHOWN = 5  # skipped items named one by one
 
 
 def embed(
     cohort: Path,
-    store: Path | None = None,
+    out: Path | None = None,
     modality: list[str] | None = None,
-    encoder: str | None = None,
+    encoder: list[str] | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    on_error: Literal["fail", "skip"] = "fail",
+    retry: bool = False,
     json: bool = False,
 ) -> None:
-    """Embed a cohort's texts and prompted tables; what the store already has is not redone.
+    """Turn a cohort's images, volumes, slides, series, texts and prompted tables into vectors.
 
-    Safe to interrupt: run it again and it goes on where it stopped.
+    What the store already has is not redone. Safe to interrupt at any moment: run it again and it
+    goes on where it stopped.
 
     Example:
-        adacomed embed cohort.yaml --modality note --encoder minilm
+        adacomed embed cohort.yaml --encoder xray=dinov2-small --encoder note=minilm
 
     Args:
         cohort: the cohort's folder or YAML.
-        store: where the vectors go; default: store/ beside the cohort's YAML.
-        modality: only these; default: every text, and every table with a prompt or an encoder.
-        encoder: for all of them, instead of the card's: a name (`adacomed encoders`), or
-            text-encoder:FOLDER_OR_HUB_ID.
+        out: the store [default: store/ beside the cohort's YAML].
+        modality: only these [default: all but vectors, and tables without prompt: or encoder:].
+        encoder: MODALITY=ENCODER instead of the card's (`adacomed encoders` lists them); for other
+            weights of its kind MODALITY=ENCODER:FOLDER_OR_HUB_ID; one without MODALITY= is for all.
+        device: cpu, cuda, cuda:1, mps [default: cuda where there is one].
+        workers: processes that read files ahead of the encoder [default: one less than cores, ≤ 8].
+        on_error: skip records an item that cannot be read as absent, with the reason.
+        retry: try again what was skipped before.
         json: one JSON object per modality instead of sentences.
     """
-    data = load_cohort(cohort)
+    data = load_cohort(cohort, labels=False)
     wanted = modality or embeddable(data)
     if not wanted:
         raise InputError(
-            f"{data.card.name}: nothing to embed; a modality of kind text, or a table with prompt: "
-            f"or encoder:, would be"
+            f"{data.card.name}: nothing to embed; a modality of kind text, image, volume, slide or "
+            f"series, or a table with prompt: or encoder:, would be"
         )
-    names = {name: encoder or choose_encoder(data, name) for name in wanted}
-    loaded = {source: load_encoder(source) for source in dict.fromkeys(names.values())}
-    root = store or data.root / STORE
-    for name in wanted:
-        row = _embed_one(data, name, loaded[names[name]], root)
+    root = out or data.root / STORE
+    specs = _specs(data, wanted, encoder or [], root)
+    claim_folder(root)
+    ahead = min(max((os.cpu_count() or 2) - 1, 1), 8) if workers is None else workers
+    loaded: dict[tuple[str, str], Encoder] = {}
+    for name, spec in specs.items():
+        key = (spec, data.card.modalities[name].kind if ":" in spec else "")
+        if key not in loaded:
+            loaded[key] = load_for(data, name, spec, device)
+        done = _embed_one(data, name, loaded[key], root, ahead, on_error == "skip", retry)
+        remember_encoder(root, name, spec, loaded[key])
+        row = _row(data, name, loaded[key], root, done)
         print(jsonlib.dumps(row) if json else _sentence(row), flush=True)
+        _name_absent(done)
 
 
-def _embed_one(cohort: Cohort, modality: str, encoder: Encoder, root: Path) -> dict[str, Any]:
-    """Embed one modality, and say what was done."""
-    new = 0
+def encoder_words(words: list[str]) -> dict[str, str]:
+    """`MODALITY=ENCODER` words as a dict; a word without `=` stands under "" (for all).
+
+    Raises:
+        InputError: a modality named twice, or nothing behind `=`.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, sign, spec = word.partition("=")
+        name, spec = (name, spec) if sign else ("", word)
+        if not spec or name in found:
+            raise InputError(f"--encoder {word!r}: expected MODALITY=ENCODER, once per modality")
+        found[name] = spec
+    return found
+
+
+def _specs(cohort: Cohort, wanted: list[str], words: list[str], root: Path) -> dict[str, str]:
+    """Modality → its encoder."""
+    asked = encoder_words(words)
+    for name in asked:
+        if name and name not in wanted:
+            raise InputError(f"--encoder {name}=…: no such modality here{nearest(name, wanted)}")
+    everyone = asked.get("")
+    return {
+        name: asked.get(name) or everyone or choose_encoder(cohort, name, root) for name in wanted
+    }
+
+
+def _embed_one(
+    cohort: Cohort,
+    modality: str,
+    encoder: Encoder,
+    root: Path,
+    workers: int,
+    skip: bool,
+    retry: bool,
+) -> Embedded:
     with embedding_progress() as update:
+        return fill_store(
+            cohort,
+            modality,
+            encoder,
+            root,
+            lambda done, total: update(f"{modality} · {encoder.card.name}", done, total),
+            skip_broken=skip,
+            retry=retry,
+            workers=workers,
+            on_wait=note,
+        )
 
-        def progress(done: int, total: int) -> None:
-            nonlocal new
-            new = total
-            update(f"{modality} · {encoder.card.name}", done, total)
 
-        vectors = embed_modality(cohort, modality, encoder, root, progress)
+def _row(
+    cohort: Cohort, modality: str, encoder: Encoder, root: Path, done: Embedded
+) -> dict[str, Any]:
+    items = done.source.items
+    have = {item.sample_id for i, item in enumerate(items) if i not in done.absent}
     return {
         "modality": modality,
         "encoder": f"{encoder.card.name}@{fingerprint(encoder.card)}",
-        "samples": len(vectors),
-        "present": int((~np.isnan(vectors).all(axis=1)).sum()),
-        "width": vectors.shape[1],
-        "new": new,
+        "samples": len(cohort),
+        "present": len(have),
+        "items": len(items),
+        "width": encoder.card.width,
+        "new": done.new,
+        "skipped": len(done.absent),
         "store": str(root),
     }
 
 
 def _sentence(row: dict[str, Any]) -> str:
+    skipped = ", {skipped} skipped" if row["skipped"] else ""
     return (
-        "{modality}: {present} of {samples} samples have a vector of width {width} ({new} new) in "
-        "{store}/{modality}/{encoder}".format(**row)
-    )
+        "{modality}: {present} of {samples} samples have a vector of width {width} ({items} items, "
+        "{new} new" + skipped + ") in {store}/{modality}/{encoder}"
+    ).format(**row)
+
+
+def _name_absent(done: Embedded) -> None:
+    """Say which items have no vector, and why."""
+    for i in list(done.absent)[:SHOWN]:
+        item = done.source.items[i]
+        note(f"  skipped: sample {item.sample_id} ({item.item}): {done.absent[i]}")
+    if len(done.absent) > SHOWN:
+        why = Counter(reason.rpartition(":")[2].strip() for reason in done.absent.values())
+        rest = "; ".join(f"{n} × {reason}" for reason, n in why.most_common(SHOWN))
+        note(f"  … {len(done.absent)} skipped in all: {rest}")

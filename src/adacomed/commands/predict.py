@@ -8,6 +8,7 @@ import numpy as np
 
 from adacomed.cohort.cohort import Cohort, load_cohort
 from adacomed.commands.console import claim_folder, embedding_progress, note, say
+from adacomed.commands.embed import encoder_words
 from adacomed.errors import InputError, nearest
 from adacomed.inference import forward, gather_for, prediction_frame, probabilities
 from adacomed.schema import Predictions, Samples
@@ -20,6 +21,8 @@ def predict(
     out: Path = Path("predictions.parquet"),
     samples: str = "",
     batch_size: int = 256,
+    encoder: list[str] | None = None,
+    store: Path | None = None,
 ) -> None:
     """Predict every patient of a cohort, or some, with a finished run.
 
@@ -32,6 +35,8 @@ def predict(
         out: parquet file to write.
         samples: comma-separated sample ids [default: all].
         batch_size: patients at a time.
+        encoder: MODALITY=ENCODER where the run's encoder lies elsewhere on this machine.
+        store: embedding store to read from and add to [default: nothing is kept].
 
     Example:
         adacomed predict runs/demo/run runs/demo/cohort --out new.parquet --samples p0001,p0002
@@ -44,7 +49,9 @@ def predict(
     model = load_run(run)
     patients = _chosen(load_cohort(cohort, labels=False), samples)
     with embedding_progress() as progress:
-        inputs = gather_for(model, patients, progress)
+        inputs = gather_for(
+            model, patients, progress, encoders=encoder_words(encoder or []), store=store
+        )
     output = forward(model.trained, inputs, batch_size=batch_size)
     frame = prediction_frame(
         inputs,

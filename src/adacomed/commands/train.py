@@ -23,6 +23,7 @@ def train(
     overrides: list[str] = [],  # noqa: B006  (Typer copies it)
     out: Path = Path("runs/run"),
     method: str = "adacomed",
+    store: Path | None = None,
     force: bool = False,
 ) -> None:
     """Train one model and write a run folder: model, predictions, metrics, report.
@@ -35,6 +36,7 @@ def train(
         overrides: settings over the file's, such as training.epochs=3 model.strategy=threshold.
         out: run folder to write.
         method: adacomed, or a neural baseline: small, large-ensemble, average, <modality>-large.
+        store: embedding store [default: store/ beside the cohort's YAML].
         force: replace an existing run folder.
 
     Example:
@@ -44,7 +46,7 @@ def train(
     if out.exists() and not force:
         raise InputError(f"{out} exists; give another --out, or --force to replace it")
     with embedding_progress() as progress:
-        prepared = prepare(settings, progress=progress)
+        prepared = prepare(settings, store=store, progress=progress)
     _check_method(method, prepared.inputs)
     fold = one_fold(settings, prepared)
     claim_folder(out.parent)
@@ -65,6 +67,7 @@ def train(
             task=prepared.task,
             classes=prepared.inputs.classes,
             method=method,
+            encoders=prepared.inputs.encoders,
         )
         write_parquet(result.predictions, folder / RunFiles.PREDICTIONS)
         write_parquet(result.history, folder / RunFiles.HISTORY)

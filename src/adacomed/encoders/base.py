@@ -2,6 +2,10 @@
 
 New encoder = one file with its builder and card, one line in `ENCODERS`, one test that calls
 `tests/encoders/check_encoder.py`.
+
+What an item is, by kind: a `str` (text, and a table's row written as text), and what the readers
+give: an image (H, W, C) of `readers.image`, a `readers.volume.Volume`, a `readers.slide.Slide`, a
+`readers.series.Series`.
 """
 
 from __future__ import annotations
@@ -10,8 +14,10 @@ import hashlib
 import importlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +30,23 @@ Kind = Literal["text", "tabular", "image", "volume", "slide", "series"]
 
 # name → "module:function"; the function's keyword arguments are the encoder's options
 ENCODERS: dict[str, str] = {
+    "dinov2": "adacomed.encoders.dinov2:dinov2",  # giant, as in the paper
+    "dinov2-large": "adacomed.encoders.dinov2:dinov2_large",
+    "dinov2-base": "adacomed.encoders.dinov2:dinov2_base",
+    "dinov2-small": "adacomed.encoders.dinov2:dinov2_small",
+    "rad-dino": "adacomed.encoders.rad_dino:rad_dino",
+    "uni": "adacomed.encoders.uni:uni",
+    "uni2-h": "adacomed.encoders.uni:uni2_h",
+    "merlin": "adacomed.encoders.merlin:merlin",
+    "moirai": "adacomed.encoders.moirai:moirai",  # 1.1-R-large
+    "moirai-base": "adacomed.encoders.moirai:moirai_base",
+    "moirai-small": "adacomed.encoders.moirai:moirai_small",
+    "chronos-2": "adacomed.encoders.chronos2:chronos_2",
+    "llm2vec": "adacomed.encoders.llm2vec:llm2vec",
+    "me-llama": "adacomed.encoders.llm2vec:me_llama",
+    "qwen3-embedding": "adacomed.encoders.llm2vec:qwen3_embedding",
     "text-encoder": "adacomed.encoders.text_encoder:text_encoder",
+    "bioclinical-modernbert": "adacomed.encoders.text_encoder:bioclinical_modernbert",
     "minilm": "adacomed.encoders.text_encoder:minilm",
 }
 
@@ -73,6 +95,23 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
+class Staged(Encoder, Protocol):
+    """An encoder in two steps, so that preparing items runs ahead in worker processes.
+
+    `encode(items)` is `forward([prepare(item) for item in items])`.
+    """
+
+    @property
+    def prepare(self) -> Callable[[Any], Any]:
+        """One item → what `forward` takes. Picklable, and small: it holds no weights."""
+        ...
+
+    def forward(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
+        """Vectors of n prepared items, (n, D) float32, finite, in their order."""
+        ...
+
+
 def fingerprint(card: EncoderCard) -> str:
     """Short hex over everything that changes the numbers, and nothing else.
 
@@ -96,39 +135,63 @@ def hash_json(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def load_encoder(name: str, **options: Any) -> Encoder:
+def load_encoder(
+    name: str, *, kind: Kind | None = None, folder: Path | None = None, **options: Any
+) -> Encoder:
     """Build an encoder, weights and all.
 
     Args:
-        name: a name in `ENCODERS`; `text-encoder:FOLDER_OR_HUB_ID`; or `package.module:function`
-            of the user's own, a function that returns an `Encoder`.
-        options: keyword arguments of the function.
+        name: a name in `ENCODERS`, or `name:FOLDER_OR_HUB_ID` for other weights of its kind; or
+            `module:function` of the user's own (`custom.py`).
+        kind: of the items, which a plain function of the user's does not say.
+        folder: where a module of the user's may lie, beside what Python finds anyway.
+        options: keyword arguments of the encoder's function in `ENCODERS`.
     Raises:
         InputError: unknown name or option, or weights that are not here and cannot be fetched.
     """
     known, sign, source = name.partition(":")
+    if name == "precomputed":
+        raise InputError("your own vectors need no encoder: give the modality kind: embedding")
     if name in ENCODERS:
-        return _build(name, ENCODERS[name], options)
+        return _build(name, _function(ENCODERS[name]), options)
     if sign and known in ENCODERS:
-        return _build(known, ENCODERS[known], {"id": source, **options})
+        return _build(known, _function(ENCODERS[known]), {"id": source, **options})
     if not sign:
         raise InputError(
             f"no encoder {name!r}{nearest(name, ENCODERS)} (`adacomed encoders` lists them; one of "
-            f"your own is written package.module:function)"
+            f"your own is written module:function)"
         )
-    return _build(name, name, options)
+    function = _function(source if known == "custom" else name, folder)
+    required = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    if not required:
+        return _build(name, function, {k: v for k, v in options.items() if k != "device"})
+    if kind is None:
+        raise InputError(f"encoder {name!r} is a plain function, so the kind of items is needed")
+    from adacomed.encoders.custom import FunctionEncoder
+
+    return FunctionEncoder(function, name.removeprefix("custom:"), kind)
 
 
 def catalogue() -> dict[str, EncoderCard]:
-    """The card of every encoder in `ENCODERS`, without loading weights."""
+    """The card of every encoder in `ENCODERS` and of the user's own, without loading weights."""
     cards: dict[str, EncoderCard] = {}
     for name, target in ENCODERS.items():
         cards[name] = importlib.import_module(target.partition(":")[0]).CARDS[name]
+    cards["precomputed"] = EncoderCard(
+        name="precomputed",
+        kinds=(),
+        id="",  # a modality of kind embedding
+        licence="the user's",
+        gated=False,
+        pooling="mean of a sample's vectors",
+        input="npz, npy or parquet vectors of any model",
+        trained_on="not known",
+    )
+    cards["custom"] = importlib.import_module("adacomed.encoders.custom").CARD
     return cards
 
 
-def _build(name: str, target: str, options: dict[str, Any]) -> Encoder:
-    builder = _function(target)
+def _build(name: str, builder: Callable[..., Encoder], options: dict[str, Any]) -> Encoder:
     accepted = inspect.signature(builder).parameters
     for option in options:
         if option not in accepted:
@@ -141,14 +204,19 @@ def _build(name: str, target: str, options: dict[str, Any]) -> Encoder:
     return builder(**options)
 
 
-def _function(target: str) -> Callable[..., Encoder]:
+def _function(target: str, folder: Path | None = None) -> Callable[..., Any]:
     module_name, _, function = target.partition(":")
+    before = list(sys.path)
+    if folder is not None:
+        sys.path.insert(0, str(folder))
     try:
         module = importlib.import_module(module_name)
-        found: Callable[..., Encoder] = getattr(module, function)
+        found: Callable[..., Any] = getattr(module, function)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"encoder {target!r}: {error}; expected a name in {', '.join(ENCODERS)}, or "
-            f"package.module:function that Python can import from here"
+            f"module:function that Python can import from here"
         ) from None
+    finally:
+        sys.path[:] = before
     return found

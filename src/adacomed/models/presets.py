@@ -32,14 +32,16 @@ class Preset:
     H: int = 64
     d: int = 64
     heads: int = 4
-    dropout: float = 0.3
+    dropout: float = 0.5
     attention: Literal["tokens", "patients"] = "tokens"
     residual: bool = True  # residual + LayerNorm around attention, p starts as the identity
     expert_view: Literal["subset", "all"] = "subset"
+    modality_dropout: float = 0.5
     complete_cases: bool = False  # patients with an absent modality are left out
     # alignment
     tau: float = 0.07
-    lambda_: float = 0.5
+    lambda_: float = 0.1
+    beta: float = 1.0  # weight of the branches' own task losses
     score: Literal["own", "mean_negative"] = "own"
     bank_size: int | None = 256  # None: the batch itself
     head_init: bool = True
@@ -67,6 +69,9 @@ class Preset:
 
 
 _PAPER = Preset(
+    lambda_=0.5,
+    beta=0.0,
+    modality_dropout=0.0,
     H=512,
     d=512,
     heads=4,
@@ -157,4 +162,5 @@ def build_adacomed(
         score=preset.score,
         mix=preset.mix,
         head_init=preset.head_init,
+        modality_dropout=preset.modality_dropout,
     )

@@ -92,6 +92,7 @@ def save_run(
     task: str,
     classes: tuple[str, ...],
     method: str,
+    encoders: dict[str, str],
 ) -> None:
     """Write config.yaml, environment.json, model.safetensors and inputs.json into `folder`."""
     tensors = {f"model.{k}": v.contiguous() for k, v in trained.model.state_dict().items()}
@@ -121,6 +122,7 @@ def save_run(
         "native": fitted.native,
         "small": fitted.small,
         "own": fitted.own,
+        "encoders": encoders,  # modality → fingerprint
         "tables": {m: encoder.to_dict() for m, encoder in fitted.tables.items()},
         "cohort": card.model_dump(mode="json", exclude_defaults=True),
     }

@@ -104,6 +104,7 @@ class Grid:
                 task=self.task,
                 classes=self.inputs.classes,
                 method=str(self.keep),
+                encoders=self.inputs.encoders,
             )
             write_parquet(result.predictions, folder / "predictions.parquet")
             write_parquet(result.history, folder / "history.parquet")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from adacomed.cohort.cohort import Cohort
-from adacomed.embed import choose_encoder, embed_modality
-from adacomed.encoders.base import load_encoder
+from adacomed.embed import embedded
 from adacomed.errors import InputError, nearest
 from adacomed.schema import EmbeddingCard, Samples, TabularCard
 
@@ -29,6 +28,7 @@ class Inputs:
         tables: tabular modality → N rows.
         small: names (of `vectors` or `tables`) that the small model reads.
         own: tables that are their own vector; their row in `vectors` only says who has one.
+        encoders: modality → fingerprint of the encoder that made its vectors.
         target: (N,) int64 class, −1 where unknown.
         classes: names of the K classes.
         bayes_prob: (N,) of a simulated cohort.
@@ -43,6 +43,7 @@ class Inputs:
     target: NDArray[np.int64]
     classes: tuple[str, ...]
     bayes_prob: NDArray[np.float64] | None = None
+    encoders: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -64,6 +65,7 @@ class Inputs:
             target=self.target[rows],
             classes=self.classes,
             bayes_prob=None if self.bayes_prob is None else self.bayes_prob[rows],
+            encoders=self.encoders,
         )
 
     def fingerprint(self) -> str:
@@ -126,7 +128,8 @@ def gather(
     large, small = sides(cohort, large, small)
     cards = cohort.card.modalities
     vectors: dict[str, NDArray[np.float32]] = {}
-    own = []
+    own: list[str] = []
+    encoders: dict[str, str] = {}
     tables = {
         m: cohort.table(m) for m, c in cards.items() if isinstance(c, TabularCard) and m in small
     }
@@ -139,9 +142,9 @@ def gather(
             tables[name] = cohort.table(name)  # becomes a vector once its scaler is fitted
             vectors[name] = _placeholder(tables[name])
         else:
-            encoder = load_encoder(choose_encoder(cohort, name))
             tick = None if progress is None else partial(progress, name)
-            vectors[name] = _some_width(embed_modality(cohort, name, encoder, store, tick))
+            found, encoders[name] = embedded(cohort, name, store, tick)
+            vectors[name] = _some_width(found)
     return Inputs(
         sample_id=cohort.samples[Samples.SAMPLE_ID].to_numpy().astype(str),
         subject_id=cohort.samples[Samples.SUBJECT_ID].to_numpy().astype(str),
@@ -152,6 +155,7 @@ def gather(
         target=np.full(len(cohort.samples), -1) if task is None else cohort.target(task),
         classes=() if task is None else cohort.classes(task),
         bayes_prob=None if task is None else cohort.bayes_prob(task),
+        encoders=encoders,
     )
 
 

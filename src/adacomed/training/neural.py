@@ -206,6 +206,7 @@ class Trainer:
             return Objective(
                 lambda_=self.preset.lambda_,
                 tau=self.preset.tau,
+                beta=self.preset.beta,
                 class_weights=class_weights(part.train.target, self.K) if weighted else None,
                 label_smoothing=self.preset.label_smoothing,
             )

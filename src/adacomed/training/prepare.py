@@ -13,6 +13,7 @@ from adacomed.cohort.cohort import Cohort, load_cohort
 from adacomed.cohort.split import Fold, assert_disjoint, holdout, kfold, official
 from adacomed.config import Experiment
 from adacomed.embed import STORE
+from adacomed.encoders.choice import settle_encoders
 from adacomed.errors import InputError
 from adacomed.schema import TEST, Samples
 from adacomed.training.loader import Inputs, gather
@@ -57,13 +58,15 @@ def prepare(
         InputError: whatever the user can put right.
     """
     cohort = load_cohort(experiment.cohort)
+    store = store or cohort.root / STORE
+    cohort = settle_encoders(cohort, store)
     task = cohort.task_name(experiment.task)
     inputs = gather(
         cohort,
         task,
         large=experiment.modalities,
         small=experiment.small.modalities,
-        store=store or cohort.root / STORE,
+        store=store,
         progress=progress,
     )
     notes = []
