@@ -237,3 +237,23 @@ def test_several_texts_of_a_sample(tmp_path: Path, encoder: TextEncoder) -> None
     assert np.flatnonzero(~np.isnan(vectors).any(axis=1)).tolist() == [2, 4]
     expected = encoder.encode(["fever", "pain in the left lung"]).mean(axis=0)
     assert np.allclose(vectors[4], expected, atol=1e-7)
+
+
+def test_texts_in_files(tmp_path: Path, encoder: TextEncoder) -> None:
+    """A column of file names below a root; one that is not UTF-8 names its patient."""
+    card = CARD.replace("{kind: text, column: note}", "{kind: text, column: file, root: notes}")
+    path = write_cohort(tmp_path, card=card)
+    (tmp_path / "notes").mkdir()
+    table = pl.read_csv(tmp_path / "patients.csv", infer_schema=False)
+    named = [f"{row['patient_id']}.txt" if row["note"] else None for row in table.to_dicts()]
+    table.with_columns(pl.Series("file", named)).write_csv(tmp_path / "patients.csv")
+    for row in table.filter(pl.col("note").is_not_null()).to_dicts():
+        (tmp_path / "notes" / f"{row['patient_id']}.txt").write_text(row["note"] or "x")
+    blank = [i for i in range(N) if i % 10 == 5]  # two blanks: a file with nothing in it
+    with pytest.raises(InputError, match=r"modality 'note', sample P5: .*P5\.txt: is empty"):
+        fill_store(load_cohort(path), "note", encoder, tmp_path / "store")
+    done = fill_store(load_cohort(path), "note", encoder, tmp_path / "store", skip_broken=True)
+    assert {done.source.items[i].sample_id for i in done.absent} == {f"P{i}" for i in blank}
+    from_files = embed_modality(load_cohort(path), "note", encoder, tmp_path / "store")
+    inline = load_cohort(write_cohort(tmp_path))
+    assert np.array_equal(from_files, embed_modality(inline, "note", encoder, None), equal_nan=True)

@@ -149,10 +149,11 @@ class TabularCard(Card):
 
 class TextCard(Card):
     """Free text: one per sample in a column of the cohort's table, or several in a table of its
-    own, keyed by sample_id."""
+    own, keyed by sample_id. With `root` the column names UTF-8 files below it."""
 
     kind: Literal["text"]
     column: str
+    root: Path | None = None
     table: Path | None = None
     encoder: str | None = None
 

@@ -19,7 +19,9 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from PIL import Image
 
+from adacomed.readers.tissue import OUTLINE
 from tests.conftest import shared
 from tests.encoders.test_dinov2 import save_tiny_dinov2
 from tests.encoders.test_merlin import save_checkpoint
@@ -88,8 +90,12 @@ def cohort(tmp_path: Path, models: Path) -> Path:
 
 
 def test_every_kind_to_a_prediction(cohort: Path, cli) -> None:
-    ran = cli("embed", cohort / "cohort.yaml", "--json")
+    pictures = cohort / "pictures"
+    ran = cli("embed", cohort / "cohort.yaml", "--json", "--overviews", pictures)
     assert ran.exit_code == 0, ran.output
+    drawn = [np.asarray(Image.open(p)) for p in sorted((pictures / "wsi").iterdir())]
+    assert len(drawn) == 11
+    assert all((image == OUTLINE).all(axis=-1).any() for image in drawn)
     rows = {row["modality"]: row for row in map(json.loads, ran.stdout.splitlines())}
     have = {name: (row["present"], row["new"]) for name, row in rows.items()}
     assert have == {"xray": (12, 12), "ct": (11, 11), "wsi": (11, 11), "vitals": (12, 12)}

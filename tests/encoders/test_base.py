@@ -82,6 +82,15 @@ def test_a_plain_function_of_the_users(tmp_path: Path) -> None:
     assert fingerprint(again.card) != before
 
 
+def test_options_in_the_name() -> None:
+    assert load_encoder("minilm?windows=first").card.preprocessing["windows"] == "first"
+    with pytest.raises(InputError, match="has no option 'window'; did you mean 'windows'"):
+        load_encoder("minilm?window=3")
+    for text in ("minilm?", "minilm?windows", "minilm?windows=", "minilm?=first"):
+        with pytest.raises(InputError, match="is no option; write NAME"):
+            load_encoder(text)
+
+
 def test_own_vectors_need_no_encoder() -> None:
     with pytest.raises(InputError, match="kind: embedding"):
         load_encoder("precomputed")

@@ -141,6 +141,7 @@ def test_grey_is_three_equal_channels_and_mean_and_deviation_count() -> None:
         (np.full((20, 20, 1), 0.3, np.float32), "one value everywhere"),
         (np.zeros((20, 20), np.float32), r"expected an image \(H, W, 1 or 3\)"),
         (np.zeros((20, 0, 3), np.float32), "expected an image"),
+        (np.linspace(0, 1, 421, dtype=np.float32).reshape(1, 421, 1), "421 × 1 pixels"),
         (np.full((20, 20, 1), np.nan, np.float32), "values in"),
         (np.arange(400, dtype=np.float32).reshape(20, 20, 1), "values in"),
     ],

@@ -15,7 +15,7 @@ from adacomed.cohort.table import code_column
 from adacomed.cohort.vectors import Vector, list_items, usual_width, wrong_width
 from adacomed.errors import InputError
 from adacomed.readers.series import SeriesTable
-from adacomed.schema import CohortCard, EmbeddingCard, FileCard, SeriesCard, TabularCard
+from adacomed.schema import CohortCard, EmbeddingCard, SeriesCard, TabularCard
 
 
 def check_modality(
@@ -44,8 +44,8 @@ def check_modality(
         return _series(report, part, root, samples, where)
     table = None if part.table is None else root / part.table
     cells = listed(samples, part.column, table, card.keys, where)
-    if isinstance(part, FileCard):
-        _files(report, part, root, cells, where)
+    if part.root is not None:
+        _files(report, root / part.root, cells, where)
         _shared(report, samples[SUBJECT].to_list(), cells, where)
     return np.array([bool(mine) for mine in cells])
 
@@ -84,10 +84,8 @@ def _shared(report: CheckReport, subjects: list[str], cells: list[list[str]], wh
         )
 
 
-def _files(
-    report: CheckReport, part: FileCard, root: Path, cells: list[list[str]], where: str
-) -> None:
-    folder = (root / part.root).resolve()
+def _files(report: CheckReport, folder: Path, cells: list[list[str]], where: str) -> None:
+    folder = folder.resolve()
     lost = []
     for name in (name for mine in cells for name in mine):
         try:
@@ -96,7 +94,7 @@ def _files(
             lost.append(name)
     if lost:
         report.errors.append(
-            f"{where}: {len(lost)} files are not in {part.root}, first {lost[0]!r}"
+            f"{where}: {len(lost)} files are not in {folder.name}, first {lost[0]!r}"
         )
 
 

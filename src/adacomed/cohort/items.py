@@ -7,7 +7,7 @@ Items are read one by one or in small groups, never all at once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,11 +19,17 @@ from adacomed.errors import InputError
 from adacomed.readers.image import read_image
 from adacomed.readers.series import SeriesTable
 from adacomed.readers.slide import read_slide
+from adacomed.readers.text import read_text
 from adacomed.readers.volume import read_volume
-from adacomed.schema import FileCard, Samples, SeriesCard
+from adacomed.schema import Samples, SeriesCard
 
 SAMPLE = Samples.SAMPLE_ID
-READERS = {"image": read_image, "volume": read_volume, "slide": read_slide}
+READERS: dict[str, Callable[[Path], Any]] = {
+    "image": read_image,
+    "volume": read_volume,
+    "slide": read_slide,
+    "text": read_text,
+}
 
 
 class Item(NamedTuple):
@@ -93,7 +99,7 @@ class FileSource:
     @classmethod
     def of(
         cls,
-        card: FileCard,
+        kind: str,
         root: Path,
         files: Sequence[tuple[str, str]],
         known: Mapping[str, tuple[int, int, str]],
@@ -101,18 +107,21 @@ class FileSource:
         """Files as (sample_id, path below `root`).
 
         Args:
+            kind: a name in `READERS`.
             known: path → (bytes, mtime in ns, sha256) of an earlier look; saves reading it again.
         """
-        folder = (root / card.root).resolve()
+        folder = root.resolve()
         items = [Item(s, f, _digest(folder, f, known)) for s, f in dict.fromkeys(files)]
-        return cls(card.kind, folder, items)
+        return cls(kind, folder, items)
 
     def size(self, i: int) -> int:
-        """One: every file becomes an input of the same shape."""
-        return 1
+        """Bytes of a text; one of anything else, which becomes an input of the same shape."""
+        if self.kind != "text" or not self.items[i].content:
+            return 1
+        return (self.root / self.items[i].item).stat().st_size
 
     def read(self, rows: Sequence[int]) -> list[Any]:
-        """What the readers give: an image (H, W, C), a `Volume`, a `Slide`."""
+        """What the readers give: an image (H, W, C), a `Volume`, a `Slide`, a text."""
         return [self._read(self.items[i]) for i in rows]
 
     def _read(self, item: Item) -> Any:

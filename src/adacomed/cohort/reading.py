@@ -90,7 +90,7 @@ def input_columns(card: CohortCard, modality: str) -> list[str]:
     if isinstance(part, TabularCard):
         return part.columns
     if isinstance(part, TextCard | FileCard) and part.table is None:
-        return [part.column]
+        return [part.column]  # of a file too: its name may tell the label
     return []
 
 
@@ -114,7 +114,7 @@ def leaks(card: CohortCard, modality: str) -> list[str]:
             *((column, "sample id") for column in card.sample_columns if column != card.subject),
             (card.split, "split"),
         )
-        if column in inputs and not (isinstance(card.modalities[modality], FileCard))
+        if column in inputs and not hasattr(card.modalities[modality], "root")  # a file's name may
     ]
 
 

@@ -26,20 +26,22 @@ def modality_source(cohort: Cohort, modality: str, store: Path | None = None) ->
     """
     card = cohort.card.modalities[modality]
     samples = cohort.samples[Samples.SAMPLE_ID].to_list()
-    if isinstance(card, TextCard):
+    if isinstance(card, TextCard) and card.root is None:
         return TextSource.of(samples, cohort.cells(modality))
     if isinstance(card, TabularCard):
         rows = prompted(cohort, modality, card)
         return TextSource.of(samples, [[] if text is None else [text] for text in rows])
     if isinstance(card, SeriesCard):
         return SeriesSource.of(card, cohort.root, samples)
-    assert isinstance(card, FileCard)
+    assert isinstance(card, FileCard | TextCard)
+    assert card.root is not None
+    root = cohort.root / card.root
     cells = cohort.cells(modality)
     files = [(s, name) for s, mine in zip(samples, cells, strict=True) for name in mine]
     if store is None:
-        return FileSource.of(card, cohort.root, files, {})
+        return FileSource.of(card.kind, root, files, {})
     memory = store / modality / LOOKED
-    source = FileSource.of(card, cohort.root, files, _recall(memory))
+    source = FileSource.of(card.kind, root, files, _recall(memory))
     _remember(memory, source)
     return source
 

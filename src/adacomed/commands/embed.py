@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +12,10 @@ from typing import Any, Literal
 from adacomed.cohort.cohort import Cohort, load_cohort
 from adacomed.commands.console import claim_folder, embedding_progress, note
 from adacomed.embed import STORE, Embedded, fill_store
-from adacomed.encoders.base import Encoder, fingerprint
+from adacomed.encoders.base import Encoder, Staged, fingerprint
 from adacomed.encoders.choice import choose_encoder, embeddable, load_for, remember_encoder
 from adacomed.errors import InputError, nearest
+from adacomed.readers.tissue import save_overview
 
 SHOWN = 5  # skipped items named one by one
 
@@ -27,6 +29,7 @@ def embed(
     workers: int | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     retry: bool = False,
+    overviews: Path | None = None,
     json: bool = False,
 ) -> None:
     """Turn a cohort's images, volumes, slides, series, texts and prompted tables into vectors.
@@ -47,6 +50,7 @@ def embed(
         workers: processes that read files ahead of the encoder [default: one less than cores, ≤ 8].
         on_error: skip records an item that cannot be read as absent, with the reason.
         retry: try again what was skipped before.
+        overviews: folder for a PNG of every slide with the patches that were kept drawn on it.
         json: one JSON object per modality instead of sentences.
     """
     data = load_cohort(cohort, labels=False)
@@ -70,6 +74,8 @@ def embed(
         row = _row(data, name, loaded[key], root, done)
         print(jsonlib.dumps(row) if json else _sentence(row), flush=True)
         _name_absent(done)
+        if overviews is not None and data.card.modalities[name].kind == "slide":
+            _draw_overviews(done, loaded[key], overviews / name)
 
 
 def encoder_words(words: list[str]) -> dict[str, str]:
@@ -121,6 +127,18 @@ def _embed_one(
             workers=workers,
             on_wait=note,
         )
+
+
+def _draw_overviews(done: Embedded, encoder: Encoder, folder: Path) -> None:
+    """One PNG per slide that has a vector, named by sample and file."""
+    assert isinstance(encoder, Staged)
+    claim_folder(folder)
+    for i, item in enumerate(done.source.items):
+        if i not in done.absent:
+            patches = encoder.prepare(done.source.read([i])[0])
+            name = re.sub(r"[^\w.-]+", "_", f"{item.sample_id}-{item.item}")
+            save_overview(patches, folder / f"{name}.png")
+    note(f"  slides with their patches: {folder}")
 
 
 def _row(

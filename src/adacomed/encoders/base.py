@@ -17,9 +17,10 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -142,21 +143,24 @@ def load_encoder(
 
     Args:
         name: a name in `ENCODERS`, or `name:FOLDER_OR_HUB_ID` for other weights of its kind; or
-            `module:function` of the user's own (`custom.py`).
+            `module:function` of the user's own (`custom.py`); with options behind a question mark,
+            `uni?mpp=0.25&paper=true`.
         kind: of the items, which a plain function of the user's does not say.
         folder: where a module of the user's may lie, beside what Python finds anyway.
         options: keyword arguments of the encoder's function in `ENCODERS`.
     Raises:
         InputError: unknown name or option, or weights that are not here and cannot be fetched.
     """
-    known, sign, source = name.partition(":")
+    spec = split_spec(name)
+    known, source, options = spec.name, spec.source, {**options, **spec.options}
+    name = f"{known}:{source}" if source else known
     if name == "precomputed":
         raise InputError("your own vectors need no encoder: give the modality kind: embedding")
     if name in ENCODERS:
         return _build(name, _function(ENCODERS[name]), options)
-    if sign and known in ENCODERS:
+    if source and known in ENCODERS:
         return _build(known, _function(ENCODERS[known]), {"id": source, **options})
-    if not sign:
+    if not source:
         raise InputError(
             f"no encoder {name!r}{nearest(name, ENCODERS)} (`adacomed encoders` lists them; one of "
             f"your own is written module:function)"
@@ -170,6 +174,34 @@ def load_encoder(
     from adacomed.encoders.custom import FunctionEncoder
 
     return FunctionEncoder(function, name.removeprefix("custom:"), kind)
+
+
+class Spec(NamedTuple):
+    """`name:source?option=value&…`: how an encoder is asked for, in a YAML or as an argument."""
+
+    name: str
+    source: str  # folder, hub id, or the function of the user's module; empty: the name's own
+    options: dict[str, Any]
+
+
+def split_spec(text: str) -> Spec:
+    """The parts of an encoder's name.
+
+    >>> split_spec("uni:/models/uni?mpp=0.25&paper=true")
+    Spec(name='uni', source='/models/uni', options={'mpp': 0.25, 'paper': True})
+
+    Raises:
+        InputError: an option without a value.
+    """
+    head, sign, query = text.partition("?")
+    name, _, source = head.partition(":")
+    options = {}
+    for word in query.split("&") if sign else ():
+        option, equals, value = word.partition("=")
+        if not (option and equals and value):
+            raise InputError(f"encoder {text!r}: {word!r} is no option; write NAME?option=value")
+        options[option] = yaml.safe_load(value)
+    return Spec(name, source, options)
 
 
 def catalogue() -> dict[str, EncoderCard]:

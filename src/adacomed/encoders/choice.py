@@ -15,7 +15,7 @@ import torch
 
 from adacomed import __version__
 from adacomed.cohort.cohort import Cohort
-from adacomed.encoders.base import ENCODERS, Encoder, fingerprint, load_encoder
+from adacomed.encoders.base import ENCODERS, Encoder, fingerprint, load_encoder, split_spec
 from adacomed.encoders.weights import signature
 from adacomed.errors import InputError, nearest
 from adacomed.schema import EmbeddingCard, FileCard, SeriesCard, TabularCard, TextCard
@@ -52,9 +52,10 @@ def choose_encoder(cohort: Cohort, modality: str, root: Path | None = None) -> s
     """
     card = readable(cohort, modality)
     if card.encoder:
-        name, sign, source = card.encoder.partition(":")
+        source = split_spec(card.encoder).source
         beside = cohort.root / source
-        return f"{name}:{beside.resolve()}" if sign and source and beside.is_dir() else card.encoder
+        whole = f":{beside.resolve()}" if source and beside.is_dir() else f":{source}"
+        return card.encoder.replace(f":{source}", whole, 1) if source else card.encoder
     used = list(recall_encoders(root, modality))
     if len(used) > 1:
         raise InputError(
@@ -122,7 +123,7 @@ def recall_encoders(root: Path | None, modality: str) -> dict[str, dict[str, str
 def weights_signature(spec: str) -> str:
     """Changes when the weights that `spec` names may have changed; never twice the same for code
     of the user's, which is quickly loaded."""
-    name, _, source = spec.partition(":")
+    name, source, _ = split_spec(spec)
     return f"{__version__} {signature(source)}" if name in ENCODERS else f"{time.time_ns()}"
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from adacomed.encoders.base import EncoderCard
 from adacomed.encoders.golden import GOLDEN, golden_item
-from adacomed.encoders.lanes import run_passes
+from adacomed.encoders.lanes import columns_first, run_passes
 from adacomed.encoders.pretrained import device_dtype, load_model, measured
 from adacomed.encoders.weights import Weights, find_weights
 from adacomed.errors import InputError
@@ -29,6 +29,7 @@ from adacomed.errors import InputError
 SUBSTITUTE = "give vectors of any model as kind: embedding"
 ROWS = {"cpu": 2, "cuda": 64}  # images of every forward pass
 LONGEST = 2048  # pixels; a larger size of the model's input is a mistake
+STRIP = 20  # times as long as wide: no image, and resized by its shorter side it would be huge
 SIZES = {"dinov2": 1536, "dinov2-large": 1024, "dinov2-base": 768, "dinov2-small": 384}
 
 
@@ -68,9 +69,14 @@ class Prepare:
     crop: bool = False
 
     def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Raises InputError: not an image, or one value everywhere."""
+        """Raises InputError: not an image, a strip, or one value everywhere."""
         if image.ndim != 3 or image.shape[2] not in (1, 3) or 0 in image.shape:
             raise InputError(f"expected an image (H, W, 1 or 3), got shape {image.shape}")
+        if max(image.shape[:2]) > STRIP * min(image.shape[:2]):
+            raise InputError(
+                f"an image of {image.shape[1]} × {image.shape[0]} pixels; expected sides that "
+                f"differ at most {STRIP} times"
+            )
         if not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
             raise InputError("expected an image with values in [0, 1]")
         if image.min() == image.max():
@@ -214,5 +220,7 @@ def assemble(card: EncoderCard, weights: Weights, prepare: Prepare, device: str)
     files = ("config.json", "preprocessor_config.json")
     found = measured(weights, settings, files=files, libraries=("torch", "transformers"))
     card = card.model_copy(update=found)
-    rows = ROWS["cpu" if device.startswith("cpu") else "cuda"]
+    on_cpu = device.startswith("cpu")
+    rows = ROWS["cpu" if on_cpu else "cuda"]
+    model = columns_first(model) if on_cpu else model
     return VisionEncoder(model, prepare=prepare, card=card, rows=rows)

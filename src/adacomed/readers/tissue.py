@@ -7,6 +7,7 @@ threshold, closing, area filters, the "four points" rule). What differs is said 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,15 @@ def draw_overview(slide: Slide, patches: Patches, max_side: int = 2048) -> RGB:
         image[[top, bottom], left : right + 1] = OUTLINE
         image[top : bottom + 1, [left, right]] = OUTLINE
     return image
+
+
+def save_overview(patches: Patches, path: Path) -> None:
+    """Write `draw_overview` as a PNG."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise InputError("pictures need Pillow: pip install 'adacomed[slide]'") from None
+    Image.fromarray(draw_overview(patches.slide, patches)).save(path)
 
 
 def _side(slide: Slide, mpp: float | None, patch_mpp: float, size: int) -> int:
