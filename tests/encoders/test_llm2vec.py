@@ -191,6 +191,17 @@ def test_adapters_merged_equal_peft(llama: Path, tmp_path: Path, model_class: st
     assert len(marks) == 3
 
 
+def test_an_adapters_scale_is_in_the_fingerprint(
+    llama: Path, adapter: Path, tmp_path: Path
+) -> None:
+    stronger = shutil.copytree(adapter, tmp_path / "stronger")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (stronger / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 16}))
+    one, other = (llm2vec(str(llama), adapter=str(folder)) for folder in (adapter, stronger))
+    assert not np.array_equal(one.encode(["fever"]), other.encode(["fever"]))
+    assert fingerprint(one.card) != fingerprint(other.card)
+
+
 def test_adapters_that_do_not_fit(llama: Path, adapter: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from adacomed.encoders.base import EncoderCard, hash_json
 from adacomed.encoders.golden import GOLDEN, golden_item
 from adacomed.encoders.series_bins import check_hours, observed_grid
-from adacomed.encoders.weights import Weights, _quiet, file_sha256, find_weights
+from adacomed.encoders.weights import Weights, file_sha256, find_weights, quiet
 from adacomed.errors import InputError
 from adacomed.readers.series import Series
 
@@ -147,7 +147,7 @@ def load_pipeline(weights: Weights, dtype: torch.dtype, device: str) -> Any:
         raise InputError("chronos-2 needs its package: pip install 'adacomed[series]'") from None
     folder = str(weights.folder)
     try:
-        with _quiet():
+        with quiet():
             # eager attention is one kernel always
             model, info = Chronos2Model.from_pretrained(
                 folder, attn_implementation="eager", dtype=dtype, output_loading_info=True

@@ -193,7 +193,10 @@ def dinov2_small(
 
 def _dinov2(name: str, id: str, size: int, revision: str | None, device: str) -> VisionEncoder:
     weights = find_weights(id, revision=revision, substitute=SUBSTITUTE)
-    return assemble(CARDS[name].model_copy(update={"id": id}), weights, Prepare(size), device)
+    card = CARDS[name]
+    if id != card.id:  # whatever these weights have seen, the published ones' list is not theirs
+        card = card.model_copy(update={"id": id, "trained_on": "not known", "seen_datasets": None})
+    return assemble(card, weights, Prepare(size), device)
 
 
 def assemble(card: EncoderCard, weights: Weights, prepare: Prepare, device: str) -> VisionEncoder:

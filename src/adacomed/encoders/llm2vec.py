@@ -20,7 +20,7 @@ from adacomed.encoders.adapters import find_adapter, merge_adapter
 from adacomed.encoders.base import EncoderCard, hash_json
 from adacomed.encoders.pretrained import load_model, load_tokenizer, measured
 from adacomed.encoders.text_encoder import FILES, TextEncoder
-from adacomed.encoders.weights import Weights, find_weights
+from adacomed.encoders.weights import Weights, file_sha256, find_weights
 from adacomed.encoders.windows import PassPool, Recipe, Window, frame, pass_pool
 from adacomed.errors import InputError
 
@@ -199,7 +199,8 @@ def _assemble(
     libraries = ("torch", "transformers", *(["peft"] if adapters else []))
     update = measured(weights, settings, files=FILES, libraries=libraries)
     if adapters:
-        update["weights_hash"] = hash_json([part.sha256() for part in (weights, *adapters)])
+        scales = [file_sha256(part.folder / "adapter_config.json") for part in adapters]
+        update["weights_hash"] = hash_json([p.sha256() for p in (weights, *adapters)] + scales)
         update["preprocessing"]["adapters"] = ", ".join(sources)
     card = card.model_copy(update={**update, "pooling": recipe.describe()})
     return TextEncoder(pool, tokenizer, recipe=recipe, card=card)

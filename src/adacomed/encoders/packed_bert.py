@@ -70,8 +70,9 @@ class PackedBert:
         ids = torch.tensor([i for window in windows for i in window.ids] + [0] * spare)
         at = torch.cat([torch.arange(n) for n in lengths] + [torch.zeros(spare, dtype=torch.long)])
         x = self.norm(F.embedding(ids, self.words) + F.embedding(at, self.positions))  # (tokens, D)
+        qkv, mixed = x.new_empty(len(x), 3 * x.shape[1]), torch.zeros_like(x)
         for layer in self.layers:
-            layer(x, lengths)
+            layer(x, lengths, qkv, mixed)
         each = torch.split(x, [*lengths, spare])[: len(lengths)]
         return [pool_states(s, w, self.recipe) for s, w in zip(each, windows, strict=True)]
 
@@ -105,16 +106,19 @@ class _Layer:
         )
         self.norm1, self.norm2 = out.LayerNorm, layer.output.LayerNorm
 
-    def __call__(self, x: Tensor, lengths: list[int]) -> None:
-        """Replace x, (tokens, D), by the block's output; `lengths` of the windows, end to end."""
+    def __call__(self, x: Tensor, lengths: list[int], qkv: Tensor, mixed: Tensor) -> None:
+        """Replace x by the block's output.
+
+        Args:
+            x: (tokens, D), a multiple of `BLOCK` tokens.
+            lengths: of the windows, end to end.
+            qkv, mixed: room for (tokens, 3 D) and (tokens, D); what is spare in `mixed` is 0.
+        """
         blocks = [slice(start, start + BLOCK) for start in range(0, len(x), BLOCK)]
-        qkv = x.new_empty(len(x), 3 * x.shape[1])
         for block in blocks:
             _affine(x[block], self.qkv, out=qkv[block])
-        mixed = torch.zeros_like(x)
-        self._attend(
-            qkv.view(len(x), 3, self.heads, -1), mixed.view(len(x), self.heads, -1), lengths
-        )
+        heads = self.heads
+        self._attend(qkv.view(len(x), 3, heads, -1), mixed.view(len(x), heads, -1), lengths)
         for block in blocks:
             y = self.norm1(_affine(mixed[block], self.out).add_(x[block]))
             x[block] = self.norm2(_affine(F.gelu(_affine(y, self.up)), self.down).add_(y))

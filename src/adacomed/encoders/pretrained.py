@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from adacomed.encoders.base import hash_json
-from adacomed.encoders.weights import Weights, _quiet, file_sha256
+from adacomed.encoders.weights import Weights, file_sha256, quiet
 from adacomed.errors import InputError
 
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
@@ -49,7 +49,7 @@ def load_model(
     if not device.startswith("cpu") and not torch.cuda.is_available():
         raise InputError(f"device {device!r}: torch sees no CUDA device here; use device='cpu'")
     folder = str(weights.folder)
-    with _readable(folder), _quiet():
+    with _readable(folder), quiet():
         settings = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         for name, value in config.items():
             setattr(settings, name, value)
@@ -79,7 +79,7 @@ def load_tokenizer(weights: Weights, *, extra: str = "text") -> Any:
     """
     folder = str(weights.folder)
     transformers = _transformers(extra)
-    with _readable(folder), _quiet():
+    with _readable(folder), quiet():
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise InputError(f"{folder}: no fast tokenizer (tokenizer.json) in it")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adacomed.encoders.weights import _quiet
+from adacomed.encoders.weights import quiet
 from adacomed.errors import InputError
 
 HEAD = 64  # width of an attention head in ViT-S, B, L and UNI2-h
@@ -73,7 +73,7 @@ def load_vit(tensors: Mapping[str, Tensor], origin: str, heads: int | None = Non
     model, config = _classes(shape)
     state = {name: t.float() for name, t in to_dinov2(tensors, shape, origin).items()}
     try:
-        with _quiet():
+        with quiet():
             found, info = model.from_pretrained(
                 None, config=config, state_dict=state, output_loading_info=True
             )

@@ -135,9 +135,10 @@ def is_here(source: str, package: str | None = None) -> bool:
         return True
     if importlib.util.find_spec("huggingface_hub") is None:
         return False
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
 
-    return isinstance(try_to_load_from_cache(source, "config.json"), str)
+    snapshots = Path(HF_HUB_CACHE) / f"models--{source.replace('/', '--')}" / "snapshots"
+    return any(file.suffix in (".safetensors", ".bin", ".pt") for file in snapshots.glob("*/*"))
 
 
 def load_tensors(files: list[Path]) -> dict[str, Tensor]:
@@ -199,7 +200,7 @@ def _from_hub(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' bars and tables; what matters in them is checked here instead."""
     from transformers.utils import logging
 
