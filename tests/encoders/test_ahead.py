@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from adacomed.encoders.ahead import FEW, pieces_ahead
+from adacomed.encoders.ahead import pieces_ahead
 from adacomed.encoders.base import EncoderCard, Staged
 from adacomed.errors import InputError
 
-N = 3 * FEW
+N = 96
 
 
 class Numbers:
@@ -59,10 +61,11 @@ class Tens:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_item_has_its_vector_or_its_reason(workers: int) -> None:
+    """With workers, processes are started after the first parts (`worth` is nothing)."""
     encoder = Tens()
     assert isinstance(encoder, Staged)
     parts = [list(range(i, min(i + 5, N))) for i in range(0, N, 5)]
-    pieces = list(pieces_ahead(encoder, Numbers(), parts, workers))
+    pieces = list(pieces_ahead(encoder, Numbers(), parts, workers, worth=0))
     assert [piece.rows for piece in pieces] == parts
     broken = {row: reason for piece in pieces for row, reason in piece.broken.items()}
     assert broken == {
@@ -76,3 +79,28 @@ def test_every_item_has_its_vector_or_its_reason(workers: int) -> None:
     good = [i for i in range(N) if i not in broken]
     assert np.array_equal(vectors[good, 0], np.array(good) * 10)
     assert np.isnan(vectors[list(broken)]).all()
+
+
+class Slow(Numbers):
+    """Takes a while to read, and says in which process."""
+
+    def read(self, rows: Sequence[int]) -> list[Any]:
+        time.sleep(0.02)
+        return [os.getpid()] * len(rows)
+
+
+class Echo(Tens):
+    """The item itself."""
+
+    prepare = staticmethod(int)
+
+
+def test_processes_are_started_where_reading_takes_long() -> None:
+    parts = [[i] for i in range(10)]
+
+    def readers(worth: float) -> set[float]:
+        pieces = pieces_ahead(Echo(), Slow(), parts, 1, worth=worth)
+        return {float(piece.vectors[0, 0]) for piece in pieces}
+
+    assert readers(worth=10) == {float(os.getpid())}
+    assert len(readers(worth=0.05)) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from adacomed.encoders.base import Encoder, Staged
 from adacomed.errors import InputError
 
-FEW = 32  # pieces to read; starting processes for fewer takes longer than it saves
+WORTH = 10.0  # seconds of reading; starting processes takes some three
+TIMED = 3  # parts
 
 
 class Readable(Protocol):
@@ -83,37 +85,67 @@ def _guarded(function: Callable[[Any], Any], argument: Any) -> Any:
 
 
 def pieces_ahead(
-    encoder: Encoder, source: Readable, parts: Sequence[list[int]], workers: int
+    encoder: Encoder,
+    source: Readable,
+    parts: Sequence[list[int]],
+    workers: int,
+    *,
+    worth: float = WORTH,
 ) -> Iterator[Piece]:
     """The vectors of every part, in order, while the next parts are being read.
+
+    The first parts are read here, and timed; processes are started for the rest only if its reading
+    would take long, since starting one takes seconds of a core that the encoder could have.
 
     Args:
         parts: rows of the source that are read and prepared together.
         workers: processes; 0 reads in this one. Items that need no preparing are always read here.
+        worth: seconds of reading still to come that are worth starting processes.
     """
     prepare = encoder.prepare if isinstance(encoder, Staged) else None
     forward = encoder.forward if isinstance(encoder, Staged) else encoder.encode
-    enough = prepare is not None and sum(map(len, parts)) >= FEW
+    width = encoder.card.width or 0
+    reading, done = 0.0, 0
+    here = _Prepared(source, parts, prepare)
+    for k in range(len(parts)):
+        started = time.perf_counter()
+        prepared = here[k]
+        reading += time.perf_counter() - started
+        yield _piece(parts[k], prepared, forward, width)
+        done += 1
+        if done >= TIMED and workers and prepare and reading / done * (len(parts) - done) > worth:
+            break
+    if done == len(parts):
+        return
     loader = DataLoader(
-        _Prepared(source, parts, prepare),
+        _Prepared(source, parts[done:], prepare),
         batch_size=None,
         collate_fn=_as_it_is,
-        num_workers=workers if enough else 0,
-        prefetch_factor=2 if workers and enough else None,
-        # threads (torch's, polars') do not survive a fork
-        multiprocessing_context="spawn" if workers and enough else None,
+        num_workers=workers,
+        prefetch_factor=2,
+        multiprocessing_context="spawn",  # threads (torch's, polars') do not survive a fork
     )
-    for rows, (items, broken) in zip(parts, loader, strict=True):
-        vectors = np.full((len(rows), encoder.card.width or 0), np.nan, np.float32)
-        here = [i for i, row in enumerate(rows) if row not in broken]
-        for i, vector in zip(here, _forward(forward, items), strict=True):
-            if isinstance(vector, InputError):
-                broken[rows[i]] = str(vector)
-            elif np.isfinite(vector).all():
-                vectors[i] = vector
-            else:
-                broken[rows[i]] = "its vector is not finite"
-        yield Piece(list(rows), vectors, broken)
+    for rows, prepared in zip(parts[done:], loader, strict=True):
+        yield _piece(rows, prepared, forward, width)
+
+
+def _piece(
+    rows: list[int],
+    prepared: tuple[list[Any], dict[int, str]],
+    forward: Callable[[Any], Any],
+    width: int,
+) -> Piece:
+    items, broken = prepared
+    vectors = np.full((len(rows), width), np.nan, np.float32)
+    here = [i for i, row in enumerate(rows) if row not in broken]
+    for i, vector in zip(here, _forward(forward, items), strict=True):
+        if isinstance(vector, InputError):
+            broken[rows[i]] = str(vector)
+        elif np.isfinite(vector).all():
+            vectors[i] = vector
+        else:
+            broken[rows[i]] = "its vector is not finite"
+    return Piece(list(rows), vectors, broken)
 
 
 def _as_it_is(prepared: Any) -> Any:
