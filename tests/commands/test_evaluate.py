@@ -50,7 +50,8 @@ def test_prints_both_tables_and_writes_them(file, tmp_path, capsys):
     expected = summarise(read_predictions(file), n=50)
     assert table["auroc"].to_list() == pytest.approx(expected["auroc"].to_list())
     differences = pl.read_csv(tmp_path / "a" / "b" / "paired.csv")
-    expected = paired(read_predictions(file), n=50)
+    both = (paired(read_predictions(file), metric=name, n=50) for name in ("auroc", "auprc"))
+    expected = pl.concat(both)
     assert differences["low"].to_list() == pytest.approx(expected["low"].to_list())
 
 

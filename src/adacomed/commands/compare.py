@@ -11,7 +11,7 @@ import polars as pl
 from adacomed.commands.console import claim_folder, embedding_progress, grid_progress, note, say
 from adacomed.config import Experiment, load_experiment
 from adacomed.errors import InputError
-from adacomed.evaluation.compare import paired, summarise
+from adacomed.evaluation.compare import paired_headlines, summarise
 from adacomed.evaluation.tables import text_paired, text_table
 from adacomed.report.report import write_report
 from adacomed.schema import Predictions, RunFiles
@@ -118,7 +118,7 @@ def write_comparison(
     rivals = [method for method in grid.methods if method != BAYES]  # nobody can beat it
     if len(rivals) > 1:
         found = predictions.filter(pl.col(Predictions.METHOD).is_in(rivals))
-        differences = paired(found, reference=_reference(rivals), n=resamples)
+        differences = paired_headlines(found, reference=_reference(rivals), n=resamples)
         differences.write_csv(grid.out / PAIRED)
     else:
         (grid.out / PAIRED).unlink(missing_ok=True)  # of an earlier comparison
@@ -130,5 +130,7 @@ def write_comparison(
         "cells": grid.about(),
     }
     write_json(grid.out / RunFiles.METRICS, metrics)
+    if differences is not None:
+        differences = differences.filter(pl.col("metric") == "auroc")  # the report's figure
     write_report(grid.out, table=table, paired=differences, extra=dict(extra or {}))
     return table

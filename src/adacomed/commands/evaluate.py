@@ -14,7 +14,7 @@ from rich.table import Table
 
 from adacomed.errors import InputError, nearest
 from adacomed.evaluation import tables
-from adacomed.evaluation.compare import paired, read_predictions, summarise
+from adacomed.evaluation.compare import paired_headlines, read_predictions, summarise
 from adacomed.schema import Predictions, RunFiles
 
 PAIRED = "paired.csv"
@@ -93,7 +93,7 @@ def _compared(rows: pl.DataFrame, reference: str, split: str, n: int) -> pl.Data
             known = ", ".join(sorted(methods))
             print(f"no paired comparison: name its --reference, one of {known}", file=sys.stderr)
         rows = rows.clear()
-    return paired(rows, reference=reference, split=split, n=n)
+    return paired_headlines(rows, reference=reference, split=split, n=n)
 
 
 def _write(out: Path, table: pl.DataFrame, differences: pl.DataFrame) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -93,6 +94,14 @@ def _note(label: np.ndarray, K: int) -> str:
         what = what.replace("events", "event").replace("samples", "sample")
     said = "AUROC is not defined" if count[rarest] == 0 else "the interval is wide"
     return f"{count[rarest] or 'no'} {what}: {said}"
+
+
+HEADLINES = ("auroc", "auprc")  # what methods are compared by; each is a family of its own
+
+
+def paired_headlines(predictions: pl.DataFrame, **settings: Any) -> pl.DataFrame:
+    """`paired` by each of `HEADLINES`, one below the other; p values adjusted within each."""
+    return pl.concat([paired(predictions, metric=name, **settings) for name in HEADLINES])
 
 
 def paired(
