@@ -31,6 +31,8 @@ STORE = "store"  # beside the cohort's YAML, unless said otherwise
 SHARDS = {"text": 256, "tabular": 256, "series": 256, "image": 128, "volume": 8, "slide": 2}
 PIECES = {"text": 256, "tabular": 256, "series": 64, "image": 16, "volume": 1, "slide": 1}
 
+LONGEST = 50_000  # characters (bytes in files) of the texts that are read at once
+
 Progress = Callable[[int, int], None]  # (items embedded now, items to embed now)
 
 
@@ -88,7 +90,7 @@ def fill_store(
         shards = _shards(source, store.missing(source.items), SHARDS[kind])
         total, done = sum(len(rows) for shard in shards for rows in shard), 0
         _report(progress, 0, total)
-        pieces = [part for shard in shards for part in _split(shard, PIECES[kind])]
+        pieces = [part for shard in shards for part in _split(source, shard, PIECES[kind])]
         found = pieces_ahead(encoder, source, [[same[0] for same in p] for p in pieces], workers)
         for shard in shards:
             items, vectors, absent = _collect(source, shard, found, card.width or 0)
@@ -212,8 +214,18 @@ def _shards(source: Source, rows: list[int], size: int) -> list[list[list[int]]]
     return [groups[i : i + size] for i in range(0, len(groups), size)]
 
 
-def _split(shard: list[list[int]], size: int) -> list[list[list[int]]]:
-    return [shard[i : i + size] for i in range(0, len(shard), size)]
+def _split(source: Source, shard: list[list[int]], most: int) -> list[list[list[int]]]:
+    """A shard in pieces of at most `most` groups and, where items differ in size, `LONGEST`."""
+    pieces: list[list[list[int]]] = []
+    room = 0
+    for group in shard:
+        size = source.size(group[0])
+        if not pieces or len(pieces[-1]) == most or size > room:
+            pieces.append([])
+            room = LONGEST
+        pieces[-1].append(group)
+        room -= size
+    return pieces
 
 
 def _collect(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from adacomed.encoders.base import EncoderCard, hash_json
 from adacomed.encoders.golden import GOLDEN, golden_item
+from adacomed.encoders.lanes import run_passes
 from adacomed.encoders.moirai_net import MoiraiEncoder, load_network, standardise
 from adacomed.encoders.series_bins import check_hours, observed_grid
 from adacomed.encoders.weights import file_sha256, find_weights
@@ -187,10 +188,15 @@ class Moirai:
         shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, patches in enumerate(prepared):
             shapes[patches.values.shape].append(i)
-        for members in shapes.values():
-            for start in range(0, len(members), self.rows):
-                rows = members[start : start + self.rows]
-                vectors[rows] = self._pass([prepared[i] for i in rows])[: len(rows)]
+        parts = [
+            members[start : start + self.rows]
+            for members in shapes.values()
+            for start in range(0, len(members), self.rows)
+        ]
+        device = next(self.network.parameters()).device
+        passes = [[prepared[i] for i in rows] for rows in parts]
+        for rows, found in zip(parts, run_passes(self._pass, passes, device), strict=True):
+            vectors[rows] = found[: len(rows)]
         return vectors
 
     @torch.inference_mode()
