@@ -7,6 +7,7 @@ Items are read one by one or in small groups, never all at once.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,8 +133,12 @@ class FileSource:
 
 
 def inside(root: Path, name: str) -> Path:
-    """The file `name` below `root`; InputError where it is outside, or not there."""
-    path = (root / name).resolve()
+    """The file `name` below `root`; InputError where it is outside, or not there.
+
+    A link that whoever filled the folder put there is followed (git-annex keeps files so); a name
+    in the table cannot leave it.
+    """
+    path = Path(os.path.normpath(root / name))
     if not path.is_relative_to(root):
         raise InputError(f"{name}: lies outside {root}; give paths below it")
     if not path.exists():
