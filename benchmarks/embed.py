@@ -92,9 +92,9 @@ def text(rounds: int, n: int = 5000) -> None:
 
 def image(rounds: int) -> None:
     """Files to vectors against the model alone."""
-    from adacomed.encoders.dinov2 import dinov2_small
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
+    from adacomed.encoders.dinov2 import dinov2_small
     from adacomed.readers.image import read_image
 
     with tempfile.TemporaryDirectory() as name:
