@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from adacomed.cohort.cohort import Cohort
 from adacomed.cohort.items import Item, Source
 from adacomed.cohort.sources import modality_source
+from adacomed.cohort.vectors import mean_by_sample
 from adacomed.encoders.ahead import Piece, pieces_ahead
 from adacomed.encoders.base import Encoder, fingerprint
 from adacomed.encoders.choice import (
@@ -170,15 +171,8 @@ def pool_items(
     cohort: Cohort, items: Sequence[Item], vectors: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """(n, D) vectors of items → (N, D) of samples: the mean; a sample without any is all NaN."""
-    row = {s: i for i, s in enumerate(cohort.samples[Samples.SAMPLE_ID].to_list())}
-    owner = np.array([row[item.sample_id] for item in items], dtype=int)
-    here = ~np.isnan(vectors).all(axis=1) if len(items) else np.zeros(0, bool)
-    total = np.zeros((len(row), vectors.shape[1]), np.float64)
-    np.add.at(total, owner[here], vectors[here])
-    count = np.bincount(owner[here], minlength=len(row)).astype(float)
-    count[count == 0] = np.nan  # 0 / NaN: absent
-    mean: NDArray[np.float32] = (total / count[:, None]).astype(np.float32)
-    return mean
+    owners = [item.sample_id for item in items]
+    return mean_by_sample(owners, vectors, cohort.samples[Samples.SAMPLE_ID].to_list())
 
 
 def broken_item(modality: str, item: Item, reason: str) -> InputError:

@@ -165,10 +165,21 @@ def pool(items: Sequence[Item], ids: Sequence[str], where: str) -> Vector:
     for item, vector in zip(items, vectors, strict=True):
         if len(vector) != usual:
             raise InputError(f"{where}: {wrong_width(item.name, len(vector), usual)}")
+    return mean_by_sample([item.sample_id for item in items], np.stack(vectors), ids)
+
+
+def mean_by_sample(owners: Sequence[str], vectors: Vector, ids: Sequence[str]) -> Vector:
+    """(n, D) vectors of items → (N, D) of samples: the mean; a sample without any is all NaN.
+
+    Args:
+        owners: sample of each item.
+        vectors: an item whose row is all NaN has none, and does not count.
+    """
+    here = ~np.isnan(vectors).all(axis=1)
     row = {sample: n for n, sample in enumerate(ids)}
-    rows = np.array([row[item.sample_id] for item in items])
-    total = np.zeros((len(ids), usual), dtype=np.float64)
-    np.add.at(total, rows, np.stack(vectors))
+    rows = np.array([row[sample] for sample in owners], dtype=int)[here]
+    total = np.zeros((len(ids), vectors.shape[1]), dtype=np.float64)
+    np.add.at(total, rows, vectors[here])
     count = np.bincount(rows, minlength=len(ids)).astype(float)
     count[count == 0] = np.nan  # 0 / NaN: absent
     mean: Vector = (total / count[:, None]).astype(np.float32)
