@@ -18,6 +18,7 @@ LEVELS = [
     {"__main__"},
     {"cli"},
     {"commands"},
+    {"reproduce"},
     {"serve", "report"},
     {"inference", "embed", "training", "explain"},
     {"datasets"},

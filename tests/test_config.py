@@ -20,7 +20,7 @@ GROUPS: dict[str, type[Settings]] = {
 
 
 def test_every_group_is_tested() -> None:
-    assert set(GROUPS) == {"small", "model", "training", "split", "inputs"}
+    assert set(GROUPS) == {"small", "model", "training", "baselines", "split", "inputs"}
 
 
 def test_every_setting_is_documented() -> None:

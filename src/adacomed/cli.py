@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("adacomed.commands.predict:predict", "predict patients with a finished run"),
     "evaluate": ("adacomed.commands.evaluate:evaluate", "metrics with intervals of predictions"),
     "compare": ("adacomed.commands.compare:compare", "methods × folds × seeds → one table"),
+    "reproduce": ("adacomed.commands.reproduce:reproduce", "the paper's tables and figures"),
     "report": ("adacomed.commands.report:report", "write the HTML report of a run"),
     "encoders": ("adacomed.commands.encoders:encoders", "list the large models"),
     "doctor": ("adacomed.commands.doctor:doctor", "what is usable here, and how to get the rest"),

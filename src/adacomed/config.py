@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -33,9 +33,22 @@ class SmallSettings(Settings):
     modalities: list[str] | None = Field(
         None, min_length=1, description="what it reads; None: the cohort's tables, else everything"
     )
-    width: int = Field(64, ge=1, description="width of each shallow encoder and of e_small")
+    kind: Literal["shallow", "multimodal-pred"] = Field(
+        "shallow", description="multimodal-pred: the paper's, reads series, images and notes raw"
+    )
+    width: int = Field(64, ge=2, description="of each encoder (multimodal-pred's authors: 512)")
+    resnet: Literal["18", "tiny"] = Field("18", description="multimodal-pred: image network")
+    recipe: Literal["ours", "authors"] = Field(
+        "ours", description="authors: multimodal-pred's own step, batch, epochs and class weights"
+    )
     dropout: float = Field(0.3, ge=0, lt=1, description="in its encoders")
     epochs: int | None = Field(None, ge=1, description="None: training.epochs, else the preset's")
+
+    @model_validator(mode="after")
+    def _width(self) -> SmallSettings:
+        if self.kind == "multimodal-pred" and self.width % 4:
+            raise ValueError(f"small.width: {self.width} is not a multiple of 4")
+        return self
 
 
 class ModelSettings(Settings):
@@ -55,7 +68,18 @@ class ModelSettings(Settings):
     alpha: float | None = Field(None, gt=0, description="inverse strategy")
     t: float | Literal["median"] | None = Field(None, description="threshold strategy")
     k: float | None = Field(None, description="threshold strategy: steepness")
-    bank_size: int | None = Field(None, ge=2, description="training z_small kept for s")
+    bank_size: Annotated[int, Field(ge=2)] | Literal["batch"] | None = Field(
+        None, description="training z_small kept for s; batch: the batch itself, as in the paper"
+    )
+    attention: Literal["tokens", "patients"] | None = Field(None, description="who attends to whom")
+    expert_view: Literal["subset", "all"] | None = Field(None, description="what an expert sees")
+    residual: bool | None = Field(None, description="around attention and in p")
+    masks: bool | None = Field(None, description="false: an absent modality is a zero vector")
+    score: Literal["own", "mean_negative"] | None = Field(None, description="Eq. 4, or the code's")
+    detach: bool | None = Field(None, description="no gradient through s into the weights")
+    batch_mean: bool | None = Field(None, description="the batch's mean s weighs every patient")
+    mix: Literal["logits", "probabilities"] | None = Field(None, description="inside Eq. 7")
+    head_init: bool | None = Field(None, description="p and f start from the small model")
 
 
 class TrainingSettings(Settings):
@@ -74,6 +98,20 @@ class TrainingSettings(Settings):
     patience: int = Field(10, ge=1, description="holdout: epochs without a gain before the stop")
     members: int | None = Field(None, ge=1, description="cv: models averaged, a seed each")
     val_fraction: float = Field(0.15, gt=0, lt=0.5, description="holdout: of the subjects")
+
+
+class BaselineSettings(Settings):
+    """The paper's rivals and the modern ones."""
+
+    size: Literal["tiny", "small", "published"] = Field(
+        "small", description="of meta-transformer and onellm"
+    )
+    weights: Path | None = Field(
+        None, description="meta-transformer: published encoder (.pth or .safetensors)"
+    )
+    clip: str | None = Field(None, description="onellm: frozen CLIP, a folder or hub id")
+    lm: str | None = Field(None, description="onellm: frozen language model, a folder or hub id")
+    full_grid: bool = Field(False, description="haim: its authors' grid of constants (slow)")
 
 
 class SplitSettings(Settings):
@@ -112,6 +150,7 @@ class Experiment(Settings):
     small: SmallSettings = Field(SmallSettings(), description="the small multimodal model")
     model: ModelSettings = Field(ModelSettings(), description="the fusion model")
     training: TrainingSettings = Field(TrainingSettings(), description="the training loop")
+    baselines: BaselineSettings = Field(BaselineSettings(), description="large rivals")
     split: SplitSettings = Field(SplitSettings(), description="train, validation and test")
     inputs: InputSettings = Field(InputSettings(), description="from vectors to model inputs")
 

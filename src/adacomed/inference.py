@@ -166,6 +166,8 @@ def gather_for(
         small=[m for m in fitted.small if m in there],
         store=store,
         progress=progress,
+        raw=bool(fitted.raw.shapes),
+        unread=[m for m in fitted.raw.shapes if fitted.native.get(m) == 1],  # a placeholder
     )
     _check_encoders(run, cohort, inputs.encoders)
     n = len(inputs)

@@ -149,12 +149,14 @@ class TabularCard(Card):
 
 class TextCard(Card):
     """Free text: one per sample in a column of the cohort's table, or several in a table of its
-    own, keyed by sample_id. With `root` the column names UTF-8 files below it."""
+    own, keyed by sample_id. With `root` the column names UTF-8 files below it. `time` is a column
+    beside `column` with hours from the index time, for models that read notes in their order."""
 
     kind: Literal["text"]
     column: str
     root: Path | None = None
     table: Path | None = None
+    time: str | None = None
     encoder: str | None = None
 
 
@@ -176,13 +178,16 @@ class FileCard(Card):
     of a table of its own, keyed by sample_id (several per sample, pooled at load).
 
     An image is a PNG, JPEG or DICOM file; a volume a NIfTI file or a folder with one DICOM series;
-    a slide whatever openslide reads.
+    a slide whatever openslide reads. `time` (hours from the index time) and `view` (such as AP) are
+    columns beside `column`, for models that read images themselves.
     """
 
     kind: Literal["image", "volume", "slide"]
     column: str
     root: Path = Path(".")
     table: Path | None = None
+    time: str | None = None
+    view: str | None = None
     encoder: str | None = None
 
 

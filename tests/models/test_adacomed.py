@@ -45,7 +45,7 @@ def test_at_step_0_the_shared_head_says_what_the_small_model_said(d):
     small = ShallowSmall({"clinical": 4}, width=16, classes=2, dropout=0.3).eval()
     batch = make_batch(32)
     before = small(batch).logits
-    preset = replace(PRESETS["default"], d=d, bank_size=None)
+    preset = replace(PRESETS["default"], d=d, bank_size="batch")
     model = build_adacomed(preset, WIDTHS, small, strategy="ensemble").eval()
     assert torch.allclose(model(batch).logits_small, before, atol=1e-5)
 

@@ -19,11 +19,21 @@ from .conftest import make_experiment, make_fold, make_inputs
 ALL = [
     *("adacomed", "small", "large-ensemble", "average", "a-large", "b-large"),
     *("logistic", "forest", "boosting", "logistic-all", "forest-all", "boosting-all"),
-    "late-fusion",
+    *("late-fusion", "weighted-late-fusion"),
+]
+NAMED = ["meta-transformer", "onellm", "multimodal-pred", "flex-moe", "healnet", "haim"]
+VARIANTS = [
+    "adacomed?model.strategy=gaussian",
+    "adacomed?preset=authors&training.epochs=1",
+    "adacomed?model.attention=patients&model.masks=false",
+    "adacomed?model.bank_size=batch&model.score=mean_negative",
+    "adacomed?small.kind=multimodal-pred",
+    "small?small.kind=multimodal-pred&small.recipe=authors&small.epochs=1",
 ]
 QUICK = {
     "training": {"epochs": 2, "inner_folds": 2, "members": 1},
     "model": {"strategy": "threshold"},
+    "baselines": {"size": "tiny"},
 }
 
 
@@ -34,12 +44,13 @@ def problem(inputs=None, fold=None, **settings) -> Problem:
 
 
 def test_names():
-    assert method_names(make_inputs()) == ALL
+    assert method_names(make_inputs()) == [*ALL, *NAMED]
+    assert method_names(make_inputs(), all_=False) == ALL
     ceiling = replace(make_inputs(), bayes_prob=np.full(120, 0.3))
-    assert method_names(ceiling) == [*ALL, "bayes"]
+    assert method_names(ceiling) == [*ALL, *NAMED, "bayes"]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*ALL, *NAMED, *VARIANTS])
 def test_each_method_predicts_the_test_patients(name):
     p = problem()
     rows = run_method(name, p).predictions

@@ -43,7 +43,9 @@ def check_modality(
     if isinstance(part, SeriesCard):
         return _series(report, part, root, samples, where)
     table = None if part.table is None else root / part.table
-    cells = listed(samples, part.column, table, card.keys, where)
+    beside = [c for c in (part.time, getattr(part, "view", None)) if c]
+    found = listed(samples, [part.column, *beside], table, card.keys, where)
+    cells = [[str(row[0]) for row in mine] for mine in found]
     if part.root is not None:
         _files(report, root / part.root, cells, where)
         _shared(report, samples[SUBJECT].to_list(), cells, where)

@@ -117,8 +117,19 @@ class Cohort:
             InputError: another kind, or no such table or column.
         """
         card = self._modality(modality, TextCard | FileCard)
+        return [[str(row[0]) for row in mine] for mine in self.cells_with(modality, card.column)]
+
+    def cells_with(self, modality: str, *columns: str) -> list[list[tuple[str | None, ...]]]:
+        """A modality of texts or files: of each of N samples its rows of some columns.
+
+        Args:
+            columns: the card's `column` first, then what stands beside it (`time`, `view`).
+        Raises:
+            InputError: another kind, or no such table or column.
+        """
+        card = self._modality(modality, TextCard | FileCard)
         table = None if card.table is None else self.root / card.table
-        return listed(self.samples, card.column, table, self.card.keys, f"modality {modality!r}")
+        return listed(self.samples, columns, table, self.card.keys, f"modality {modality!r}")
 
     def vectors(self, modality: str) -> NDArray[np.float32]:
         """An embedding modality, (N, D) float32: the mean of a sample's items, all NaN if absent.

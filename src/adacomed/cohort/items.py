@@ -207,24 +207,32 @@ class SeriesSource:
 
 
 def listed(
-    samples: pl.DataFrame, column: str, table: Path | None, key: Sequence[str], where: str
-) -> list[list[str]]:
-    """What a column holds for every sample, N lists: one cell, or every row of its own table.
+    samples: pl.DataFrame,
+    columns: Sequence[str],
+    table: Path | None,
+    key: Sequence[str],
+    where: str,
+) -> list[list[tuple[str | None, ...]]]:
+    """What some columns hold for every sample, N lists: one row, or every row of its own table.
 
     Args:
         samples: N samples with the cohort table's own columns.
+        columns: rows where the first of them is empty are left out.
         table: of the modality, keyed by the first of `key` that it has; None: the cohort's.
     Raises:
         InputError: no such table or column.
     """
+    wanted = list(columns)
     if table is None:
-        require_columns(samples, [column], where)
-        return [[] if v is None else [v] for v in as_text(samples[column])]
+        require_columns(samples, wanted, where)
+        own = zip(*(as_text(samples[c]) for c in wanted), strict=True)
+        return [[] if row[0] is None else [row] for row in own]
     frame = read_table(table, ids=key)
     name = next((k for k in key if k in frame.columns), SAMPLE)
-    require_columns(frame, [name, column], f"{where}: {table.name}")
-    rows: dict[str, list[str]] = {}
-    for sample, value in zip(as_text(frame[name]), as_text(frame[column]), strict=True):
-        if sample is not None and value is not None:
-            rows.setdefault(sample, []).append(value)
+    require_columns(frame, [name, *wanted], f"{where}: {table.name}")
+    rows: dict[str, list[tuple[str | None, ...]]] = {}
+    cells = zip(*(as_text(frame[c]) for c in wanted), strict=True)
+    for sample, row in zip(as_text(frame[name]), cells, strict=True):
+        if sample is not None and row[0] is not None:
+            rows.setdefault(sample, []).append(row)
     return [rows.get(sample, []) for sample in samples[SAMPLE]]

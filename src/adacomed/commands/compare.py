@@ -55,10 +55,10 @@ def compare(
     if resamples < 1:
         raise InputError(f"--resamples {resamples}: expected 1 or more")
     settings = load_experiment(experiment, overrides)
-    with embedding_progress() as progress:
-        prepared = prepare(settings, store=store, progress=progress)
     asked = [m.strip() for m in methods.split(",") if m.strip()] or settings.methods
-    names = check_methods(asked, prepared.inputs)
+    with embedding_progress() as progress:
+        prepared = prepare(settings, store=store, progress=progress, methods=asked or ())
+    names = check_methods(asked, prepared.inputs, settings)
     grid = comparison_grid(settings, prepared, names, out)
     claim_folder(out)
     note(describe(prepared, grid.folds))

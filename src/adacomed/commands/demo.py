@@ -12,24 +12,15 @@ from adacomed.commands.console import embedding_progress, note, say
 from adacomed.config import Experiment, override, parse
 from adacomed.datasets import simulated
 from adacomed.errors import InputError, nearest
-from adacomed.evaluation.compare import summarise
-from adacomed.evaluation.tables import estimate, text_table
+from adacomed.evaluation.tables import text_table
 from adacomed.report.paper import table_4
 from adacomed.report.report import write_report
+from adacomed.reproduce.study import ALIVE_COLUMNS, beside_paper
 from adacomed.schema import Predictions, RunFiles
 from adacomed.training.methods import check_methods
 from adacomed.training.prepare import Prepared, describe, prepare, subset_ids
 
 COHORTS = ("simulated", "mmist-ccrcc")
-PAPER_COLUMNS = {  # its Auprc on MMIST treats alive, our negative class, as the positive one
-    "Acc": "acc",
-    "Auroc": "auroc",
-    "Auprc (alive)": "auprc_negative",
-    "Auprc (death)": "auprc",
-    "mAP": "mAP",
-    "mAR": "mAR",
-    "mF1": "mF1",
-}
 
 
 def demo(
@@ -62,8 +53,8 @@ def demo(
     _build(cohort, source, folder, samples)
     settings = _settings(folder, overrides)
     with embedding_progress() as progress:
-        prepared = prepare(settings, progress=progress)
-    names = check_methods(settings.methods, prepared.inputs)
+        prepared = prepare(settings, progress=progress, methods=settings.methods or ())
+    names = check_methods(settings.methods, prepared.inputs, settings)
     keep = "adacomed" if "adacomed" in names else None
     grid = comparison_grid(settings, prepared, names, out, keep=keep)
     note(describe(prepared, grid.folds))
@@ -102,22 +93,14 @@ def _beside_the_paper(
     """All test patients and the paper's 58 complete cases, then the paper's own figures."""
     complete = pl.col(Predictions.SAMPLE_ID).is_in(subset_ids(prepared.cohort, "complete"))
     return {
-        "All test patients, missing modalities allowed": _as_the_paper(predictions, resamples),
+        "All test patients, missing modalities allowed": beside_paper(
+            predictions, resamples, ALIVE_COLUMNS
+        ),
         "The paper's test patients, with CT, WSI and clinical data (ours trained on all 497)": (
-            _as_the_paper(predictions.filter(complete), resamples)
+            beside_paper(predictions.filter(complete), resamples, ALIVE_COLUMNS)
         ),
         "The paper's Table 4 (58 patients, 4 deaths; trained on 181)": table_4(),
     }
-
-
-def _as_the_paper(predictions: pl.DataFrame, resamples: int) -> pl.DataFrame:
-    """Our methods in the columns of the paper's Table 4, every figure with its 95 % interval."""
-    table = summarise(predictions, metrics=tuple(PAPER_COLUMNS.values()), n=resamples)
-    columns = [pl.Series("method", table[Predictions.METHOD]), table["n"], table["n_events"]]
-    for name, metric in PAPER_COLUMNS.items():
-        rows = table.select(metric, f"{metric}_low", f"{metric}_high").iter_rows()
-        columns.append(pl.Series(name, [estimate(*row) for row in rows]))
-    return pl.DataFrame(columns)
 
 
 def _plain(frame: pl.DataFrame) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adacomed.commands.console import claim_folder, embedding_progress, grid_progress, note, say
-from adacomed.config import load_experiment
+from adacomed.config import Experiment, load_experiment
 from adacomed.errors import InputError
 from adacomed.evaluation.compare import summarise
 from adacomed.evaluation.tables import text_table
@@ -14,7 +14,14 @@ from adacomed.schema import RunFiles
 from adacomed.training.checkpoint import save_run, write_json, write_parquet, written_whole
 from adacomed.training.grid import Cell
 from adacomed.training.loader import Inputs
-from adacomed.training.methods import NEURAL, SINGLE, Problem, check_methods, run_method
+from adacomed.training.methods import (
+    NEURAL,
+    SINGLE,
+    Problem,
+    check_methods,
+    run_method,
+    variant,
+)
 from adacomed.training.prepare import describe, one_fold, prepare
 
 
@@ -35,7 +42,8 @@ def train(
         experiment: YAML with at least cohort: (a cohort folder or YAML).
         overrides: settings over the file's, such as training.epochs=3 model.strategy=threshold.
         out: run folder to write.
-        method: adacomed, or a neural baseline: small, large-ensemble, average, <modality>-large.
+        method: adacomed, or another method that makes a model: small, large-ensemble, average,
+          <modality>-large, multimodal-pred, meta-transformer, onellm, flex-moe, healnet.
         store: embedding store [default: store/ beside the cohort's YAML].
         force: replace an existing run folder.
 
@@ -46,8 +54,8 @@ def train(
     if out.exists() and not force:
         raise InputError(f"{out} exists; give another --out, or --force to replace it")
     with embedding_progress() as progress:
-        prepared = prepare(settings, store=store, progress=progress)
-    _check_method(method, prepared.inputs)
+        prepared = prepare(settings, store=store, progress=progress, methods=[method])
+    _check_method(method, prepared.inputs, settings)
     fold = one_fold(settings, prepared)
     claim_folder(out.parent)
     note(describe(prepared, [fold]))
@@ -83,8 +91,9 @@ def train(
     say(f"run: {out}\nreport: {out / RunFiles.REPORT}")
 
 
-def _check_method(method: str, inputs: Inputs) -> None:
+def _check_method(method: str, inputs: Inputs, settings: Experiment) -> None:
     """Raise an InputError for an unknown method, or one that leaves no model to predict with."""
-    check_methods([method], inputs)
-    if method not in NEURAL and not method.endswith(SINGLE):
+    check_methods([method], inputs, settings)
+    base, _ = variant(method, settings)
+    if base not in NEURAL and not base.endswith(SINGLE):
         raise InputError(f"method {method!r} has no model to save; use adacomed compare for it")

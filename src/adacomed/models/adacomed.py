@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import torch
@@ -20,8 +21,8 @@ class SmallModel(Protocol):
     width: int
     head: nn.Linear
 
-    def embed(self, small: dict[str, Tensor]) -> Tensor:
-        """Small inputs → e_small (B, width)."""
+    def embed(self, batch: Batch) -> Tensor:
+        """Whatever it reads of a batch → e_small (B, width)."""
         ...
 
 
@@ -92,6 +93,7 @@ class AdaCoMed(nn.Module):
         mix: what Eq. 7 mixes, the branches' "logits" or their "probabilities".
         head_init: start p and f so that f(z_small) equals the pretrained logits.
         modality_dropout: chance that the large branch misses a modality in a training step.
+        masks: False (an ablation): an absent modality is a zero vector that counts as present.
     """
 
     def __init__(
@@ -107,13 +109,14 @@ class AdaCoMed(nn.Module):
         mix: Literal["logits", "probabilities"] = "logits",
         head_init: bool = True,
         modality_dropout: float = 0.0,
+        masks: bool = True,
     ) -> None:
         super().__init__()
         assert isinstance(small, nn.Module)
         d = p.adapter_small.out_features
         self.mome, self.p, self.weighting, self.bank = mome, p, weighting, bank
         self.temperature, self.score, self.mix = temperature, score, mix
-        self.modality_dropout = modality_dropout
+        self.modality_dropout, self.masks = modality_dropout, masks
         self.to_head = nn.Linear(d, small.width)  # d is free; f keeps the small model's width
         self.f = nn.Linear(small.width, small.head.out_features)
         self.f.load_state_dict(small.head.state_dict())
@@ -143,12 +146,8 @@ class AdaCoMed(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Predict B patients; see `Output` for the fields."""
-        present = batch.present
-        if self.training and self.modality_dropout > 0:
-            present = drop_modalities(present, self.modality_dropout)
-        e_large, router = self.mome(batch.embeddings, present)  # (B, H), (B, C)
-        with torch.no_grad():
-            e_small = self.small.embed(batch.small)
+        e_large, router = self.mome(*self._seen(batch))  # (B, H), (B, C)
+        e_small = batch.e_small if batch.e_small is not None else self.embed_small(batch)
         z_large, z_small = self.p.large(e_large), self.p.small(e_small)  # (B, d)
         s = self.similarity(z_large, z_small, batch.index)
         w_large, w_small = self.weighting(s)
@@ -166,6 +165,31 @@ class AdaCoMed(nn.Module):
             w_small=w_small,
             router=router,
         )
+
+    @torch.no_grad()
+    def embed_small(self, batch: Batch) -> Tensor:
+        """e_small (B, width) of the frozen small model."""
+        return self.small.embed(batch)
+
+    def remember(self, batch: Batch, *, rows: int = 256) -> Batch:
+        """The batch with its e_small: the small body is frozen, so a fit computes it once."""
+        self.small.train(False)
+        parts = torch.split(torch.arange(len(batch)), rows)
+        e_small = torch.cat([self.embed_small(batch.rows(index)) for index in parts])
+        return replace(batch, e_small=e_small, raw={})
+
+    def _seen(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """What the large branch is given: embeddings and which of them count as present."""
+        embeddings, present = batch.embeddings, batch.present
+        if self.training and self.modality_dropout > 0:
+            present = drop_modalities(present, self.modality_dropout)
+        if self.masks:
+            return embeddings, present
+        filled = {
+            name: torch.where(present[:, m, None], x, 0.0)
+            for m, (name, x) in enumerate(embeddings.items())
+        }
+        return filled, torch.ones_like(present)
 
     def similarity(self, z_large: Tensor, z_small: Tensor, index: Tensor | None) -> Tensor:
         """s of Eq. 4, (B,): against the bank where there is one, else within the batch."""

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
+from adacomed.models.raw import Raw
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -33,6 +35,8 @@ class Batch:
         target: (B,) int64 class, or None for new patients.
         index: (B,) int64 row in the training set, −1 outside it; only the bank of Eq. 4 reads it,
             to keep a training patient from meeting itself twice.
+        raw: modality → its raw inputs, for the models that read them; empty for all others.
+        e_small: (B, width) of the frozen small model, where it is known already.
     """
 
     embeddings: dict[str, Tensor]
@@ -40,6 +44,8 @@ class Batch:
     small: dict[str, Tensor] = field(default_factory=dict)
     target: Tensor | None = None
     index: Tensor | None = None
+    raw: dict[str, Raw] = field(default_factory=dict)
+    e_small: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.present)
@@ -52,6 +58,8 @@ class Batch:
             small={name: x[index] for name, x in self.small.items()},
             target=None if self.target is None else self.target[index],
             index=None if self.index is None else self.index[index],
+            raw={name: x.rows(index) for name, x in self.raw.items()},
+            e_small=None if self.e_small is None else self.e_small[index],
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
@@ -62,6 +70,8 @@ class Batch:
             small={name: x.to(device, dtype) for name, x in self.small.items()},
             target=None if self.target is None else self.target.to(device),
             index=None if self.index is None else self.index.to(device),
+            raw={name: x.to(device, dtype) for name, x in self.raw.items()},
+            e_small=None if self.e_small is None else self.e_small.to(device, dtype),
         )
 
 

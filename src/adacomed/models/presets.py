@@ -38,12 +38,13 @@ class Preset:
     expert_view: Literal["subset", "all"] = "subset"
     modality_dropout: float = 0.5
     complete_cases: bool = False  # patients with an absent modality are left out
+    masks: bool = True  # False: an absent modality is a zero vector that counts as present
     # alignment
     tau: float = 0.07
     lambda_: float = 0.1
     beta: float = 1.0  # weight of the branches' own task losses
     score: Literal["own", "mean_negative"] = "own"
-    bank_size: int | None = 256  # None: the batch itself
+    bank_size: int | Literal["batch"] = 256  # "batch": the batch itself
     head_init: bool = True
     # weighting
     strategy: str = "auto"  # chosen on validation among `weighting.STRATEGIES`
@@ -79,7 +80,7 @@ _PAPER = Preset(
     residual=False,
     expert_view="all",
     complete_cases=True,
-    bank_size=None,
+    bank_size="batch",
     head_init=False,
     t=0.5,
     detach=False,
@@ -157,10 +158,11 @@ def build_adacomed(
         small=small,
         p=p,
         weighting=build_weighting(preset, strategy),
-        bank=Bank(preset.bank_size, small.width, preset.d) if preset.bank_size else None,
+        bank=None if preset.bank_size == "batch" else Bank(preset.bank_size, small.width, preset.d),
         temperature=preset.tau,
         score=preset.score,
         mix=preset.mix,
         head_init=preset.head_init,
         modality_dropout=preset.modality_dropout,
+        masks=preset.masks,
     )

@@ -28,8 +28,10 @@ from adacomed.models.batch import Output
 from adacomed.models.mome import modality_subsets
 from adacomed.readers.tabular import TableEncoder
 from adacomed.schema import CohortCard, RunFiles
+from adacomed.training.build import build_from_spec
+from adacomed.training.raw_fit import FittedRaw
 from adacomed.training.scaling import FittedInputs, Standardiser
-from adacomed.training.trained import Trained, build_from_spec
+from adacomed.training.trained import Trained
 
 FORMAT = 1
 _PACKAGES = ("torch", "numpy", "polars", "scikit-learn", "scipy", "safetensors", "transformers")
@@ -102,6 +104,8 @@ def save_run(
         if s.components is not None:
             tensors[f"inputs.{m}.components"] = torch.from_numpy(s.components.copy())
     tensors["log_prior"] = trained.log_prior
+    raw_tensors, raw_state = trained.fitted.raw.save()
+    tensors |= raw_tensors
     (folder / RunFiles.MODEL).write_bytes(save(tensors))
     fitted = trained.fitted
     names = list(fitted.large)
@@ -124,6 +128,7 @@ def save_run(
         "own": fitted.own,
         "encoders": encoders,  # modality → fingerprint
         "tables": {m: encoder.to_dict() for m, encoder in fitted.tables.items()},
+        "raw": raw_state,
         "cohort": card.model_dump(mode="json", exclude_defaults=True),
     }
     write_json(folder / RunFiles.INPUTS, meta)
@@ -169,7 +174,8 @@ def _rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Trained:
         for m in meta["native"]
     }
     tables = {m: TableEncoder.from_dict(state) for m, state in meta["tables"].items()}
-    fitted = FittedInputs(large, meta["native"], tables, meta["small"], meta["own"])
+    raw = FittedRaw.load(tensors, meta["raw"]) if "raw" in meta else FittedRaw()
+    fitted = FittedInputs(large, meta["native"], tables, meta["small"], meta["own"], raw)
     model = build_from_spec(meta["spec"], fitted, len(meta["classes"]))
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     model.load_state_dict(weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ def fit(
     score: Callable[[Tensor, Tensor], float] | None = None,
     keep_val: bool = False,
     on_epoch: Callable[[], None] | None = None,
+    on_step: Callable[[Output], None] | None = None,
 ) -> FitResult:
     """Train `model` in place.
 
@@ -62,10 +63,14 @@ def fit(
         score: (logits (N, K), target (N,)) → value on validation, higher is better.
         keep_val: keep every epoch's validation output (to choose epochs over several folds).
         on_epoch: called after every epoch (progress bar).
+        on_step: called with the batch's output in every training step (Fig. 6).
     Raises:
         FloatingPointError: the loss is not finite; nothing is skipped silently.
     Source: AdaCoMed Algorithm 1; Adam with a cosine schedule (Sec. 4.1).
     """
+    remember = getattr(model, "remember", None)  # of what is frozen
+    if callable(remember):
+        train, val = remember(train), None if val is None else remember(val)
     torch.manual_seed(seed)  # dropout
     generator = torch.Generator().manual_seed(seed)  # order of the patients
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -74,7 +79,8 @@ def fit(
     result = FitResult(best_epoch=0)
     best_score, best_state = -torch.inf, None
     for epoch in range(1, (recipe.stop_after or recipe.epochs) + 1):
-        means = _train_epoch(model, train, objective, optimizer, recipe.batch_size, generator)
+        parts = batches(len(train), recipe.batch_size, generator)
+        means = _train_epoch(model, train, objective, optimizer, parts, on_step)
         schedule.step()
         result.history += [(epoch, "train", name, value) for name, value in means.items()]
         if val is not None and score is not None:
@@ -115,12 +121,12 @@ def prepare(model: nn.Module) -> None:
 def evaluate(model: nn.Module, batch: Batch) -> Output:
     """Output of all patients of `batch` in evaluation mode, without the training set's index."""
     prepare(model)
-    return model(Batch(batch.embeddings, batch.present, batch.small)).detach()  # type: ignore[no-any-return]
+    return model(replace(batch, target=None, index=None)).detach()  # type: ignore[no-any-return]
 
 
 def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
 def _train_epoch(
@@ -128,22 +134,28 @@ def _train_epoch(
     train: Batch,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
-    batch_size: int,
-    generator: torch.Generator,
+    parts: list[Tensor],
+    on_step: Callable[[Output], None] | None,
 ) -> dict[str, float]:
     """One pass over the training patients; means of the losses, s and w_large."""
     model.train()
     sums: dict[str, float] = {}
-    for rows in batches(len(train), batch_size, generator):
+    for rows in parts:
         batch = train.rows(rows)
         assert batch.target is not None
         output = model(batch)
         losses = objective(output, batch.target)
+        own = getattr(model, "auxiliary", None)  # a loss of the model's own, such as a router's
+        if own is not None:
+            losses["loss"] = losses["loss"] + own
+            model.auxiliary = None  # type: ignore[assignment]  # of this batch alone
         if not torch.isfinite(losses["loss"]):
             raise FloatingPointError(f"the training loss became {losses['loss'].item()}")
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        if on_step is not None:
+            on_step(output)
         shown = {**losses, "s": output.s, "w_large": output.w_large}
         for name, value in shown.items():
             if value is not None:

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import polars as pl
 import torch
@@ -25,6 +26,7 @@ from adacomed.schema import CohortCard
 from adacomed.training.checkpoint import save_run, write_json, write_parquet, written_whole
 from adacomed.training.loader import Inputs
 from adacomed.training.methods import Problem, Result, run_method
+from adacomed.training.neural import Trainer
 
 CELLS = "cells"
 
@@ -40,7 +42,8 @@ class Cell:
     @property
     def name(self) -> str:
         """File stem of the cell's results."""
-        return f"{self.method}~r{self.fold.repeat}f{self.fold.fold}s{self.seed}"
+        method = quote(self.method, safe="-_.=")  # a variant's ? and & are no part of a file name
+        return f"{method}~r{self.fold.repeat}f{self.fold.fold}s{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,14 @@ class Grid:
         kept = cell.method != self.keep or (self.out / "run").is_dir()
         return kept and (self.store / f"{cell.name}.parquet").is_file()
 
-    def run(self, cell: Cell, tick: Callable[[str], None]) -> None:
-        """Compute a cell and write it."""
+    def run(self, cell: Cell, tick: Callable[[str], None], trainers: dict[str, Trainer]) -> None:
+        """Compute a cell and write it.
+
+        Args:
+            trainers: of earlier cells of this fold and seed; what they trained is not done again.
+        """
         experiment = self.experiment.model_copy(update={"seed": cell.seed})
-        problem = Problem(experiment, self.inputs, cell.fold, self.task, cell.seed)
+        problem = Problem(experiment, self.inputs, cell.fold, self.task, cell.seed, trainers)
         started = time.perf_counter()
         result = run_method(cell.method, problem, tick)
         if cell.method == self.keep:
@@ -140,41 +147,79 @@ def run_grid(
             on_done(cell)
         else:
             todo.append(cell)
-    if jobs <= 1 or len(todo) <= 1:
-        for cell in todo:
-            grid.run(cell, lambda stage, c=cell: on_tick(c.name, stage))  # type: ignore[misc]
-            on_done(cell)
+    groups = _groups(todo, jobs)
+    if jobs <= 1 or len(groups) <= 1:
+        for group in groups:
+            _run_group(grid, group, on_tick, on_done)
         return
-    for cell in _in_parallel(grid, todo, jobs, on_tick):
+    _in_parallel(grid, groups, jobs, on_tick, on_done)
+
+
+def _groups(cells: list[Cell], jobs: int) -> list[list[Cell]]:
+    """Cells that one process computes: a fold's together, where there are folds for everyone.
+
+    The methods of a fold share what they train (the small model, the parts of an average).
+    """
+    folds: dict[tuple[int, int, int], list[Cell]] = {}
+    for cell in cells:
+        folds.setdefault((cell.fold.repeat, cell.fold.fold, cell.seed), []).append(cell)
+    if jobs <= 1 or len(folds) >= 2 * jobs:
+        return list(folds.values())
+    return [[cell] for cell in cells]
+
+
+def _run_group(
+    grid: Grid,
+    group: list[Cell],
+    on_tick: Callable[[str, str], None],
+    on_done: Callable[[Cell], None],
+) -> None:
+    trainers: dict[str, Trainer] = {}
+    for cell in group:
+        grid.run(cell, lambda stage, c=cell: on_tick(c.name, stage), trainers)  # type: ignore[misc]
         on_done(cell)
 
 
 def _in_parallel(
-    grid: Grid, todo: list[Cell], jobs: int, on_tick: Callable[[str, str], None]
-) -> Iterator[Cell]:
+    grid: Grid,
+    groups: list[list[Cell]],
+    jobs: int,
+    on_tick: Callable[[str, str], None],
+    on_done: Callable[[Cell], None],
+) -> None:
     context = multiprocessing.get_context("spawn")  # fork and torch's threads do not mix
-    ticks: multiprocessing.Queue[tuple[str, str]] = context.Queue()
+    news: multiprocessing.Queue[tuple[str, str | None]] = context.Queue()
+    cells = {cell.name: cell for group in groups for cell in group}
+
+    def tell() -> None:
+        for name, stage in _drain(news):
+            if stage is None:
+                on_done(cells[name])
+            else:
+                on_tick(name, stage)
+
     with ProcessPoolExecutor(
-        min(jobs, len(todo)), context, _start_worker, (grid, ticks, os.getpid())
+        min(jobs, len(groups)), context, _start_worker, (grid, news, os.getpid())
     ) as pool:
-        waiting: dict[Future[None], Cell] = {pool.submit(_work, cell): cell for cell in todo}
+        waiting: set[Future[None]] = {pool.submit(_work, group) for group in groups}
         try:
             while waiting:
-                finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                for name, stage in _drain(ticks):
-                    on_tick(name, stage)
+                finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                tell()
                 for future in finished:
                     future.result()
-                    yield waiting.pop(future)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    tell()
 
 
-def _drain(ticks: multiprocessing.Queue[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def _drain(
+    news: multiprocessing.Queue[tuple[str, str | None]],
+) -> Iterator[tuple[str, str | None]]:
     while True:
         try:
-            yield ticks.get_nowait()
+            yield news.get_nowait()
         except queue.Empty:
             return
 
@@ -182,10 +227,10 @@ def _drain(ticks: multiprocessing.Queue[tuple[str, str]]) -> Iterator[tuple[str,
 _worker: tuple[Grid, Any] | None = None
 
 
-def _start_worker(grid: Grid, ticks: Any, parent: int) -> None:
+def _start_worker(grid: Grid, news: Any, parent: int) -> None:
     global _worker
     torch.set_num_threads(1)  # small matrices: processes scale, threads do not
-    _worker = (grid, ticks)
+    _worker = (grid, news)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
 
 
@@ -196,7 +241,12 @@ def _die_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(cell: Cell) -> None:
+def _work(group: list[Cell]) -> None:
     assert _worker is not None
-    grid, ticks = _worker
-    grid.run(cell, lambda stage: ticks.put((cell.name, stage)))
+    grid, news = _worker
+    _run_group(
+        grid,
+        group,
+        lambda name, stage: news.put((name, stage)),
+        lambda cell: news.put((cell.name, None)),
+    )

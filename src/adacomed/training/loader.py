@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from adacomed.cohort.cohort import Cohort
 from adacomed.embed import embedded
 from adacomed.errors import InputError, nearest
 from adacomed.schema import EmbeddingCard, Samples, TabularCard
+from adacomed.training.raw import RawModality, gather_raw
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Inputs:
         target: (N,) int64 class, −1 where unknown.
         classes: names of the K classes.
         bayes_prob: (N,) of a simulated cohort.
+        raw: modality → series, images or notes, where a method was named that reads them.
     """
 
     sample_id: NDArray[np.str_]
@@ -44,6 +46,7 @@ class Inputs:
     classes: tuple[str, ...]
     bayes_prob: NDArray[np.float64] | None = None
     encoders: dict[str, str] = field(default_factory=dict)
+    raw: dict[str, RawModality] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -66,6 +69,7 @@ class Inputs:
             classes=self.classes,
             bayes_prob=None if self.bayes_prob is None else self.bayes_prob[rows],
             encoders=self.encoders,
+            raw={m: x.take(rows) for m, x in self.raw.items()},
         )
 
     def fingerprint(self) -> str:
@@ -75,6 +79,8 @@ class Inputs:
             digest.update(np.ascontiguousarray(array).tobytes())
         for table in self.tables.values():
             digest.update(table.write_csv().encode())
+        for raw in self.raw.values():
+            digest.update(raw.fingerprint())
         digest.update("\n".join([*self.sample_id, *self.vectors, *self.small]).encode())
         return digest.hexdigest()[:16]
 
@@ -114,6 +120,8 @@ def gather(
     small: Sequence[str] | None = None,
     store: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    raw: bool = False,
+    unread: Collection[str] = (),
 ) -> Inputs:
     """Read everything that any method may use; embeddings come from the store where they can.
 
@@ -122,6 +130,8 @@ def gather(
         large, small: modality names per side; None = as `sides` says.
         store: embedding store; None keeps new embeddings in memory.
         progress: called with (modality, items embedded, items to embed).
+        raw: read series, images and notes themselves too.
+        unread: modalities whose vectors nobody reads: no encoder is run, only who has one is noted.
     Raises:
         InputError: unknown modality or anything the cohort's files get wrong.
     """
@@ -130,6 +140,7 @@ def gather(
     vectors: dict[str, NDArray[np.float32]] = {}
     own: list[str] = []
     encoders: dict[str, str] = {}
+    read = gather_raw(cohort, dict.fromkeys([*large, *small])) if raw else {}
     tables = {
         m: cohort.table(m) for m, c in cards.items() if isinstance(c, TabularCard) and m in small
     }
@@ -141,6 +152,8 @@ def gather(
             own.append(name)
             tables[name] = cohort.table(name)  # becomes a vector once its scaler is fitted
             vectors[name] = _placeholder(tables[name])
+        elif name in unread and name in read:
+            vectors[name] = read[name].placeholder()
         else:
             tick = None if progress is None else partial(progress, name)
             found, encoders[name] = embedded(cohort, name, store, tick)
@@ -156,6 +169,7 @@ def gather(
         classes=() if task is None else cohort.classes(task),
         bayes_prob=None if task is None else cohort.bayes_prob(task),
         encoders=encoders,
+        raw=read,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from adacomed.cohort.split import Fold, kfold
-from adacomed.config import Experiment
+from adacomed.config import Experiment, override, parse
 from adacomed.errors import InputError, nearest
 from adacomed.evaluation.discrimination import choose_threshold
 from adacomed.inference import forward, prediction_frame, probabilities
 from adacomed.models.baselines import classical
+from adacomed.models.baselines.haim import fit_haim
 from adacomed.schema import TEST, VAL, History
 from adacomed.training.loader import Inputs
 from adacomed.training.neural import Trainer, resolve_preset
@@ -24,17 +25,30 @@ from adacomed.training.seed import derive
 from adacomed.training.selection import Tick, plan
 from adacomed.training.trained import Trained
 
-NEURAL = {
-    "adacomed": Trainer.adacomed,
+NEURAL: dict[str, Callable[[Trainer], Trained]] = {
+    "adacomed": lambda t: t.adacomed("auto"),
     "small": Trainer.small,
-    "large-ensemble": Trainer.large_ensemble,
+    "large-ensemble": lambda t: t.plain("large-ensemble"),
     "average": Trainer.average,
+    "multimodal-pred": Trainer.small,
+    "flex-moe": lambda t: t.plain("flex-moe"),
+    "healnet": lambda t: t.plain("healnet"),
+    "meta-transformer": lambda t: t.plain("meta-transformer"),
+    "onellm": lambda t: t.plain("onellm"),
 }
 TABLE_ONLY = tuple(classical.KINDS)
 EVERYTHING = tuple(f"{kind}-all" for kind in classical.KINDS)
-LATE_FUSION = "late-fusion"
+FUSED = {  # name → (modality → features, tables, classes, inner folds, seed) → Fitted
+    "late-fusion": classical.late_fusion,
+    "weighted-late-fusion": classical.weighted_late_fusion,
+}
+HAIM = "haim"
 BAYES = "bayes"  # the ceiling of a simulated cohort: its generator's own probability
 SINGLE = "-large"
+ON_REQUEST = ("meta-transformer", "onellm", "multimodal-pred", "flex-moe", "healnet", HAIM)
+READ_RAW = ("meta-transformer", "onellm", "multimodal-pred")  # series, images and notes
+WITH_SMALL = ("adacomed", "small", "average")
+VARIED = ("preset", "model.", "small.", "training.", "baselines.", "inputs.")
 
 
 @dataclass
@@ -56,30 +70,91 @@ class Result:
 
 @dataclass(frozen=True)
 class Problem:
-    """One fold of an experiment: what every method is given, and nothing else."""
+    """One fold of an experiment: what every method is given, and nothing else.
+
+    Attributes:
+        trainers: what methods of this fold have trained already, so that they can share it.
+    """
 
     experiment: Experiment
     inputs: Inputs
     fold: Fold
     task: str
     seed: int
+    trainers: dict[str, Trainer] = field(default_factory=dict, repr=False, compare=False)
+
+    def trainer(self, experiment: Experiment, *, raw: bool) -> Trainer:
+        """The fold's trainer under these settings, made once (its strategy is named later)."""
+        free = experiment.model.model_copy(update={"strategy": None})
+        key = f"{raw} {experiment.model_copy(update={'model': free}).model_dump_json()}"
+        if key not in self.trainers:
+            inputs = self.inputs if raw else replace(self.inputs, raw={})
+            members = resolve_preset(experiment).members
+            layout = plan(inputs, self.fold, experiment, members=members, raw=raw)
+            seed = derive(self.seed, self.fold.repeat, self.fold.fold)
+            self.trainers[key] = Trainer(
+                experiment, layout, classes=len(inputs.classes), seed=seed, task=self.task
+            )
+        return self.trainers[key]
 
 
-def method_names(inputs: Inputs) -> list[str]:
-    """Every method that can run on these inputs, the headline first."""
+def method_names(inputs: Inputs, *, all_: bool = True) -> list[str]:
+    """Every method that can run on these inputs, the headline first.
+
+    Args:
+        all_: False leaves out those that run only where they are named (`ON_REQUEST`).
+    """
     names = ["adacomed", "small", "large-ensemble", "average"]
     names += [f"{m}{SINGLE}" for m in inputs.vectors]
     names += [*TABLE_ONLY, *EVERYTHING] if inputs.tables else [*TABLE_ONLY]
-    return [*names, LATE_FUSION, *([BAYES] if inputs.bayes_prob is not None else [])]
+    names += [*FUSED, *(ON_REQUEST if all_ else [])]
+    return [*names, *([BAYES] if inputs.bayes_prob is not None else [])]
 
 
-def check_methods(asked: Sequence[str] | None, inputs: Inputs) -> list[str]:
-    """`asked`, all where nothing was, or InputError that names the nearest method."""
+def check_methods(asked: Sequence[str] | None, inputs: Inputs, experiment: Experiment) -> list[str]:
+    """`asked`, the usual ones where nothing was, or InputError that names what is wrong."""
     known = method_names(inputs)
     for name in asked or []:
-        if name not in known:
-            raise InputError(f"no method {name!r}{nearest(name, known)}")
-    return list(dict.fromkeys(asked or known))
+        base, _ = variant(name, experiment)
+        if base not in known:
+            raise InputError(f"no method {base!r}{nearest(base, known)}")
+    return list(dict.fromkeys(asked or method_names(inputs, all_=False)))
+
+
+def variant(name: str, experiment: Experiment) -> tuple[str, Experiment]:
+    """A method's base name and its settings: `adacomed?model.lambda=0&training.epochs=5`.
+
+    Raises:
+        InputError: a setting that is unknown, wrong, or would change whom the method is given.
+    """
+    base, _, words = name.partition("?")
+    changes = [word for word in words.split("&") if word]
+    for word in changes:
+        if not word.startswith(VARIED):
+            raise InputError(
+                f"method {name!r}: {word!r} cannot vary between methods; what can begins with "
+                f"{', '.join(VARIED)}"
+            )
+    if changes:
+        settings = experiment.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        experiment = parse(Experiment, override(settings, changes), f"method {name!r}")
+    if base == "multimodal-pred":
+        small = experiment.small.model_copy(update={"kind": base})
+        experiment = experiment.model_copy(update={"small": small})
+    return base, experiment
+
+
+def reads_raw(name: str, experiment: Experiment) -> bool:
+    """Whether a method reads series, images and notes themselves."""
+    base, settings = variant(name, experiment)
+    return base in READ_RAW or (base in WITH_SMALL and settings.small.kind == "multimodal-pred")
+
+
+def reads_vectors(name: str, experiment: Experiment) -> bool:
+    """Whether a method reads the large encoders' vectors of series, images and notes."""
+    base, settings = variant(name, experiment)
+    raw_small = base == "small" and settings.small.kind == "multimodal-pred"
+    return base not in READ_RAW and not raw_small
 
 
 def run_method(name: str, problem: Problem, tick: Tick = lambda stage: None) -> Result:
@@ -88,33 +163,30 @@ def run_method(name: str, problem: Problem, tick: Tick = lambda stage: None) -> 
     Raises:
         InputError: unknown method, or too few patients to choose anything on.
     """
-    check_methods([name], problem.inputs)
+    check_methods([name], problem.inputs, problem.experiment)
     if name == BAYES:
         return _bayes(problem)
-    if name in NEURAL or name.endswith(SINGLE):
-        return _neural(name, problem, tick)
-    return _classical(name, problem)
+    base, experiment = variant(name, problem.experiment)
+    if base in NEURAL or base.endswith(SINGLE):
+        return _neural(name, base, experiment, problem, tick)
+    return _classical(name, base, experiment, problem)
 
 
-def _neural(name: str, problem: Problem, tick: Tick) -> Result:
-    inputs, fold = problem.inputs, problem.fold
-    members = resolve_preset(problem.experiment).members
-    layout = plan(inputs, fold, problem.experiment, members=members)
-    trainer = Trainer(
-        problem.experiment,
-        layout,
-        classes=len(inputs.classes),
-        seed=derive(problem.seed, fold.repeat, fold.fold),
-        tick=tick,
-    )
-    train: Callable[[Trainer], Trained] = NEURAL.get(
-        name, lambda t: t.single(name.removesuffix(SINGLE))
-    )
-    trained = train(trainer)
-    test = inputs.take(fold.test)
+def _neural(name: str, base: str, experiment: Experiment, problem: Problem, tick: Tick) -> Result:
+    fold = problem.fold
+    trainer = problem.trainer(experiment, raw=reads_raw(name, problem.experiment))
+    trainer.tick = tick
+    if base == "adacomed":
+        trained = trainer.adacomed(resolve_preset(experiment).strategy)
+    elif base in NEURAL:
+        trained = NEURAL[base](trainer)
+    else:
+        trained = trainer.single(base.removesuffix(SINGLE))
+    test = problem.inputs.take(fold.test)
     output = forward(trained, test)
+    val_rows = trainer.plan.val_rows
     frames = [
-        _frame(problem, name, VAL, layout.val_rows, trained.val_output, trained.threshold),
+        _frame(problem, name, VAL, val_rows, trained.val_output, trained.threshold),
         _frame(problem, name, TEST, fold.test, output, trained.threshold),
     ]
     return Result(
@@ -149,29 +221,33 @@ def _frame(
     )
 
 
-def _classical(name: str, problem: Problem) -> Result:
+def _classical(name: str, base: str, experiment: Experiment, problem: Problem) -> Result:
     inputs, fold = problem.inputs, problem.fold
     rows = fold.train if fold.val is None else np.concatenate([fold.train, fold.val])
     y = inputs.target[rows]
     inner = kfold(
         y,
         inputs.subject_id[rows],
-        folds=problem.experiment.training.inner_folds,
+        folds=experiment.training.inner_folds,
         repeats=1,
-        seed=derive(problem.experiment.seed, "validation"),
+        seed=derive(experiment.seed, "validation"),
     )
     splits = [(f.train, f.test) for f in inner]
     seed = derive(problem.seed, name, fold.repeat, fold.fold)
     features = _features(inputs, rows)
-    if name == LATE_FUSION:
+    if base in FUSED:
         of = {m: x[rows] for m, x in features.items()}
-        fitted = classical.late_fusion(of, inputs.tables, y, splits, seed)
+        fitted = FUSED[base](of, inputs.tables, y, splits, seed)
         prob = fitted.predict({m: x[fold.test] for m, x in features.items()})
     else:
-        kind = name.removesuffix("-all")
-        chosen = features if name.endswith("-all") or not inputs.tables else list(inputs.tables)
+        every = base == HAIM or base.endswith("-all") or not inputs.tables
+        chosen = features if every else list(inputs.tables)
         x = np.concatenate([features[m] for m in chosen], axis=1)
-        fitted = classical.fit_kind(kind, x[rows], y, splits, seed)
+        if base == HAIM:
+            full = experiment.baselines.full_grid
+            fitted = fit_haim(x[rows], y, splits, seed, full_grid=full)
+        else:
+            fitted = classical.fit_kind(base.removesuffix("-all"), x[rows], y, splits, seed)
         prob = fitted.predict(x[fold.test])
     threshold = 0.5
     if len(inputs.classes) == 2:

@@ -17,10 +17,9 @@ from adacomed.models.baselines.ensemble import Average
 from adacomed.models.batch import Batch, Output
 from adacomed.models.members import Members
 from adacomed.models.presets import PRESETS, Preset, build_adacomed
-from adacomed.models.small.shallow import ShallowSmall
 from adacomed.models.weighting import STRATEGIES
-from adacomed.training.fit import Recipe
-from adacomed.training.objective import Objective, class_weights
+from adacomed.training.build import build_from_spec, start_from_published
+from adacomed.training.recipes import objective_of, recipe_of
 from adacomed.training.seed import derive
 from adacomed.training.selection import (
     Candidate,
@@ -32,7 +31,7 @@ from adacomed.training.selection import (
     clearly_better,
     finish,
 )
-from adacomed.training.trained import Trained, build_from_spec, correct_prior
+from adacomed.training.trained import Trained, correct_prior
 
 
 def resolve_preset(experiment: Experiment) -> Preset:
@@ -52,45 +51,48 @@ def resolve_preset(experiment: Experiment) -> Preset:
 
 
 class Trainer:
-    """One fold's training of any neural method.
+    """One fold's training of any neural method; what two methods share is trained once.
 
     Args:
         experiment: settings; the preset and its overrides decide every constant.
         plan: parts to train and validate on.
         classes: K.
         seed: of this fold and repetition.
+        task: name of the task (MultimodalPred's authors give class weights by task).
+    Attributes:
         tick: called with the stage's name after every epoch.
     """
 
     def __init__(
-        self, experiment: Experiment, plan: Plan, *, classes: int, seed: int, tick: Tick
+        self, experiment: Experiment, plan: Plan, *, classes: int, seed: int, task: str
     ) -> None:
         self.experiment, self.plan, self.K, self.seed = experiment, plan, classes, seed
+        self.task = task
         self.preset = resolve_preset(experiment)
-        self.tick = tick
-        self._smalls: dict[str, ShallowSmall] = {}
+        self.tick: Tick = lambda stage: None
+        self._smalls: dict[str, nn.Module] = {}
         self._small_choice: Choice | None = None
+        self._fusions: dict[str, Choice] = {}
+        self._plain: dict[str, Trained] = {}
 
     # ---- the methods ----------------------------------------------------------------------------
-    def adacomed(self) -> Trained:
-        """Algorithm 1, its strategy and epoch count chosen on validation."""
+    def adacomed(self, strategy: str) -> Trained:
+        """Algorithm 1, its epoch count (and with "auto" its strategy) chosen on validation."""
         small = self._choose_small()
-        named = self.preset.strategy
-        strategies = STRATEGIES if named == "auto" else (named,)
-        candidates = {s: self._candidate("adacomed", self._fusion(s), s) for s in strategies}
-        choices = {s: choose(c, self.plan) for s, c in candidates.items()}
+        strategies = STRATEGIES if strategy == "auto" else (strategy,)
+        choices = {s: self._choose_fusion(s) for s in strategies}
         best = self._best_strategy(choices)
-        models = finish(candidates[best], choices[best], self.plan)
+        models = finish(
+            self._candidate("adacomed", self._fusion(best), best), choices[best], self.plan
+        )
         for model in models:
             _set_threshold_t(model, choices[best].output)
         spec = {
-            "model": "adacomed",
-            "preset": asdict(self.preset),
+            **self._spec("adacomed"),
             "strategy": best,
-            "small_width": self.experiment.small.width,
             "bank": _bank_size(models[0]),
         }
-        trained = self._trained(models, choices[best], spec, "adacomed", fusion=True)
+        trained = self._trained(models, choices[best], spec, "adacomed")
         trained.history = [("small", *row) for row in small.history] + trained.history
         trained.choices |= {
             "strategy": best,
@@ -103,35 +105,59 @@ class Trainer:
         """The small multimodal model alone: the one that AdaCoMed starts from, seed for seed."""
         choice = self._choose_small()
         models = [self._small_for(part) for part in self.plan.members or self.plan.parts]
-        spec = {"model": "small", "small_width": self.experiment.small.width}
-        return self._trained(models, choice, spec, "small")
-
-    def large_ensemble(self) -> Trained:
-        """Concatenated large embeddings and a head."""
-        spec = {"model": "large-ensemble", "preset": asdict(self.preset)}
-        return self._one(spec, "large-ensemble")
+        return self._trained(models, choice, self._spec("small"), "small")
 
     def single(self, modality: str) -> Trained:
         """`<modality>-large`: one large embedding and a head."""
-        spec = {"model": "single", "modality": modality, "preset": asdict(self.preset)}
-        return self._one(spec, f"{modality}-large")
+        return self.plain("single", f"{modality}-large", modality=modality)
+
+    def plain(self, model: str, stage: str | None = None, **more: Any) -> Trained:
+        """A method that is one network: whatever `build_from_spec` knows by that name."""
+        stage = stage or model
+        if stage not in self._plain:
+            spec = self._spec(model) | more
+
+            def build(part: Part, seed: int) -> nn.Module:
+                model = build_from_spec(spec, part.fitted, self.K)
+                start_from_published(model, spec)
+                return model
+
+            candidate = self._candidate(stage, build)
+            choice = choose(candidate, self.plan)
+            models = finish(candidate, choice, self.plan)
+            self._plain[stage] = self._trained(models, choice, spec, stage)
+        return self._plain[stage]
 
     def average(self) -> Trained:
         """Mean of the logits of large-ensemble and small, each trained alone."""
-        large, small = self.large_ensemble(), self.small()
+        large, small = self.plain("large-ensemble"), self.small()
         model = Average(large.model, small.model).eval()
-        spec = {**large.spec, **small.spec, "model": "average"}
         logits = (large.val_output.logits + small.val_output.logits) / 2
         output = Output(logits=logits)
         return replace(
             large,
             model=model,
-            spec=spec,
+            spec={**large.spec, "model": "average"},
             val_output=output,
             threshold=self._threshold(output),
             history=large.history + small.history,
             choices={"large": large.choices, "small": small.choices},
         )
+
+    def watch(self, strategy: str, on_step: Callable[[Output], None], epochs: int) -> nn.Module:
+        """Train AdaCoMed on the kept part and show every step's output (Fig. 6, Fig. 2)."""
+        candidate = self._candidate("adacomed", self._fusion(strategy), strategy)
+        recipe = replace(candidate.recipe, epochs=epochs, patience=None)
+        return candidate.train(self.plan.kept, recipe, on_step=on_step)[0]
+
+    # ---- their parts ----------------------------------------------------------------------------
+    def _spec(self, model: str) -> dict[str, Any]:
+        return {
+            "model": model,
+            "preset": asdict(self.preset),
+            "small": self.experiment.small.model_dump(mode="json"),
+            "baselines": self.experiment.baselines.model_dump(mode="json"),
+        }
 
     def _best_strategy(self, choices: dict[str, Choice]) -> str:
         """The best on validation, if it clearly beats the first candidate (the plain ensemble)."""
@@ -142,99 +168,72 @@ class Trainer:
         )
         return best if better else incumbent
 
-    # ---- their parts ----------------------------------------------------------------------------
-    def _one(self, spec: dict[str, Any], stage: str) -> Trained:
-        def build(part: Part, seed: int) -> nn.Module:
-            return build_from_spec(spec, part.fitted, self.K)
-
-        candidate = self._candidate(stage, build)
-        choice = choose(candidate, self.plan)
-        models = finish(candidate, choice, self.plan)
-        return self._trained(models, choice, spec, stage)
-
     def _choose_small(self) -> Choice:
         if self._small_choice is None:
-            self._small_choice = choose(self._candidate("small", self._new_small), self.plan)
+            self._small_choice = choose(self._small_candidate(), self.plan, keep=True)
         return self._small_choice
 
-    def _new_small(self, part: Part, seed: int) -> ShallowSmall:
-        settings = self.experiment.small
-        return ShallowSmall(
-            part.fitted.small_widths,
-            width=settings.width,
-            classes=self.K,
-            dropout=settings.dropout,
-        )
+    def _small_candidate(self) -> Candidate:
+        spec = self._spec("small")
+        return self._candidate("small", lambda part, _: build_from_spec(spec, part.fitted, self.K))
 
-    def _small_for(self, part: Part) -> ShallowSmall:
+    def _small_for(self, part: Part) -> nn.Module:
         """The small model pretrained on a part's training patients, for the chosen epochs."""
         if part.name not in self._smalls:
             choice = self._choose_small()
-            only = Plan(self.plan.parts, [part] if self.plan.members else [])
-            [model] = finish(self._candidate("small", self._new_small), choice, only)
-            assert isinstance(model, ShallowSmall)
-            self._smalls[part.name] = model
+            known = {p.name: m for p, m in zip(self.plan.parts, choice.models, strict=True)}
+            whole = choice.epochs == self._small_candidate().recipe.epochs
+            if part.name in known and (whole or not self.plan.members):
+                self._smalls[part.name] = known[part.name]
+            else:
+                only = Plan(self.plan.parts, [part])
+                [self._smalls[part.name]] = finish(self._small_candidate(), choice, only)
         return self._smalls[part.name]
+
+    def _choose_fusion(self, strategy: str) -> Choice:
+        if strategy not in self._fusions:
+            candidate = self._candidate("adacomed", self._fusion(strategy), strategy)
+            self._fusions[strategy] = choose(candidate, self.plan)
+        return self._fusions[strategy]
 
     def _fusion(self, strategy: str) -> Callable[[Part, int], nn.Module]:
         def build(part: Part, seed: int) -> nn.Module:
             small = copy.deepcopy(self._small_for(part))
             torch.manual_seed(seed)  # pretraining a small model above must not move the start
-            model = build_adacomed(self.preset, part.fitted.widths, small, strategy=strategy)
+            model = build_adacomed(
+                self.preset,
+                part.fitted.widths,
+                small,  # type: ignore[arg-type]
+                strategy=strategy,
+            )
             if model.bank is not None:
                 fill_bank(model, part.train, seed)
             return model
 
         return build
 
-    def _recipe(self, stage: str) -> Recipe:
-        return Recipe(
-            epochs=self.preset.small_epochs if stage == "small" else self.preset.epochs,
-            lr=self.preset.lr,
-            weight_decay=self.preset.weight_decay,
-            optimizer=self.preset.optimizer,
-            batch_size=self.experiment.training.batch_size,
-            patience=self.experiment.training.patience,
-        )
-
-    def _objective(self, *, fusion: bool) -> Callable[[Part], Objective]:
-        weighted = self.experiment.training.class_weights
-        weighted = weighted and (self.preset.fusion_class_weights or not fusion)
-
-        def objective(part: Part) -> Objective:
-            assert part.train.target is not None
-            return Objective(
-                lambda_=self.preset.lambda_,
-                tau=self.preset.tau,
-                beta=self.preset.beta,
-                class_weights=class_weights(part.train.target, self.K) if weighted else None,
-                label_smoothing=self.preset.label_smoothing,
-            )
-
-        return objective
-
     def _candidate(
         self, stage: str, build: Callable[[Part, int], nn.Module], name: str | None = None
     ) -> Candidate:
         return Candidate(
             build=build,
-            objective=self._objective(fusion=stage == "adacomed"),
-            recipe=self._recipe(stage),
+            objective=lambda part: self._objective(stage, part),
+            recipe=recipe_of(stage, self.experiment, self.preset),
             seed=derive(self.seed, stage),
             tick=lambda: self.tick(name or stage),
         )
 
+    def _objective(self, stage: str, part: Part) -> Any:
+        assert part.train.target is not None
+        return objective_of(
+            stage, self.experiment, self.preset, part.train.target, self.K, self.task
+        )
+
     def _trained(
-        self,
-        models: Sequence[nn.Module],
-        choice: Choice,
-        spec: dict[str, Any],
-        stage: str,
-        *,
-        fusion: bool = False,
+        self, models: Sequence[nn.Module], choice: Choice, spec: dict[str, Any], stage: str
     ) -> Trained:
         part = self.plan.kept
-        weights = self._objective(fusion=fusion)(part).class_weights
+        weights = self._objective(stage, part).class_weights
         log_prior = torch.zeros(self.K)
         if weights is not None and self.preset.prior_correction:
             log_prior = weights.log()
@@ -266,7 +265,7 @@ def fill_bank(model: AdaCoMed, train: Batch, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(train), generator=generator)[: len(model.bank.z_small)]
     with torch.no_grad():
-        e_small = model.small.eval().embed(train.rows(rows).small)
+        e_small = model.small.eval().embed(train.rows(rows))
     model.bank.fill(e_small, train.index[rows])
 
 

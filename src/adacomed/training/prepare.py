@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from adacomed.encoders.choice import settle_encoders
 from adacomed.errors import InputError
 from adacomed.schema import TEST, Samples
 from adacomed.training.loader import Inputs, gather
+from adacomed.training.methods import reads_raw, reads_vectors
 from adacomed.training.neural import resolve_preset
 from adacomed.training.seed import derive
 
@@ -46,6 +47,7 @@ def prepare(
     *,
     store: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    methods: Sequence[str] = (),
 ) -> Prepared:
     """Read the cohort and gather inputs for the experiment's task.
 
@@ -54,6 +56,7 @@ def prepare(
     Args:
         store: embedding store [default: the cohort's own, <cohort>/store].
         progress: as in `gather`.
+        methods: what will run; raw inputs are read where one of them reads them.
     Raises:
         InputError: whatever the user can put right.
     """
@@ -61,6 +64,7 @@ def prepare(
     store = store or cohort.root / STORE
     cohort = settle_encoders(cohort, store)
     task = cohort.task_name(experiment.task)
+    names = list(cohort.card.modalities)
     inputs = gather(
         cohort,
         task,
@@ -68,6 +72,8 @@ def prepare(
         small=experiment.small.modalities,
         store=store,
         progress=progress,
+        raw=any(reads_raw(name, experiment) for name in [*methods, "small"]),
+        unread=[] if any(reads_vectors(m, experiment) for m in methods or ["adacomed"]) else names,
     )
     notes = []
     if resolve_preset(experiment).complete_cases:

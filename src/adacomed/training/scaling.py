@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from adacomed.errors import InputError
 from adacomed.models.batch import Batch
+from adacomed.models.raw import Shape, TableShape, VectorShape
 from adacomed.readers.tabular import TableEncoder
 from adacomed.training.loader import Inputs
+from adacomed.training.raw_fit import FittedRaw
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class FittedInputs:
         tables: tabular modality → its encoder.
         small: what the small model reads, names of `large` or `tables`.
         own: tables that are their own vector.
+        raw: what was fitted on raw inputs, where a method reads them.
     """
 
     large: dict[str, Standardiser]
@@ -70,6 +73,7 @@ class FittedInputs:
     tables: dict[str, TableEncoder]
     small: list[str]
     own: list[str]
+    raw: FittedRaw = field(default_factory=FittedRaw)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -83,6 +87,17 @@ class FittedInputs:
             m: len(self.tables[m].columns_out) if m in self.tables else self.large[m].width
             for m in self.small
         }
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Modality → how a model that reads raw inputs meets it: raw, as a table, as a vector."""
+        shapes = self.raw.shapes
+        for name in dict.fromkeys([*self.large, *self.small]):
+            if name in self.tables and name in self.small:
+                shapes[name] = TableShape(len(self.tables[name].columns_out))
+            elif name not in shapes:
+                shapes[name] = VectorShape(self.widths[name])
+        return shapes
 
     def batch(self, inputs: Inputs) -> Batch:
         """All samples of `inputs` as tensors.
@@ -99,6 +114,7 @@ class FittedInputs:
             present=torch.from_numpy(present),
             small={m: torch.from_numpy(x) for m, x in small.items()},
             target=torch.from_numpy(inputs.target),
+            raw=self.raw.tensors(inputs.raw, len(inputs)),
         )
 
     def _vectors(
@@ -123,10 +139,19 @@ def _fill(x: NDArray[np.float32], presence: NDArray[np.float32]) -> NDArray[np.f
 
 
 def fit_inputs(
-    inputs: Inputs, rows: NDArray[np.int64], *, standardise: bool = True, pca: int | None = None
+    inputs: Inputs,
+    rows: NDArray[np.int64],
+    *,
+    standardise: bool = True,
+    pca: int | None = None,
+    raw: bool = False,
+    seed: int = 0,
 ) -> FittedInputs:
     """Fit scalers and vocabularies on the training rows.
 
+    Args:
+        raw: fit on the raw inputs too; a method that does not read them needs no Doc2Vec.
+        seed: of Doc2Vec.
     Raises:
         InputError: no training patient has one of the modalities.
     """
@@ -144,4 +169,5 @@ def fit_inputs(
             )
         native[name] = x.shape[1]
         large[name] = Standardiser.fit(x, pca, scale=standardise)
-    return FittedInputs(large, native, tables, inputs.small, inputs.own)
+    fitted = FittedRaw.fit(train.raw, seed=seed) if raw else FittedRaw()
+    return FittedInputs(large, native, tables, inputs.small, inputs.own, fitted)

@@ -80,12 +80,14 @@ class Plan:
         return np.concatenate([part.val_rows for part in self.parts])
 
 
-def plan(inputs: Inputs, fold: Fold, experiment: Experiment, *, members: int = 1) -> Plan:
+def plan(
+    inputs: Inputs, fold: Fold, experiment: Experiment, *, members: int = 1, raw: bool = False
+) -> Plan:
     """Lay out validation for one outer fold (see the module's first lines).
 
     Args:
         members: models that "cv" trains on all training patients and averages.
-
+        raw: the method reads raw inputs.
     Raises:
         InputError: too few patients of a class to validate on.
     """
@@ -105,7 +107,7 @@ def plan(inputs: Inputs, fold: Fold, experiment: Experiment, *, members: int = 1
                 seed=seed,
                 rows=fold.train,
             )
-        return Plan([_part("holdout", inputs, train, val, experiment)], [])
+        return Plan([_part("holdout", inputs, train, val, experiment, raw)], [])
     rows = fold.train if fold.val is None else np.concatenate([fold.train, fold.val])
     inner = kfold(
         inputs.target[rows],
@@ -115,9 +117,10 @@ def plan(inputs: Inputs, fold: Fold, experiment: Experiment, *, members: int = 1
         seed=seed,
     )
     parts = [
-        _part(f"inner {f.fold}", inputs, rows[f.train], rows[f.test], experiment) for f in inner
+        _part(f"inner {f.fold}", inputs, rows[f.train], rows[f.test], experiment, raw)
+        for f in inner
     ]
-    everyone = _part("all", inputs, rows, None, experiment)
+    everyone = _part("all", inputs, rows, None, experiment, raw)
     return Plan(parts, [replace(everyone, name=f"all {i}") for i in range(members)])
 
 
@@ -127,9 +130,17 @@ def _part(
     train: NDArray[np.int64],
     val: NDArray[np.int64] | None,
     experiment: Experiment,
+    raw: bool,
 ) -> Part:
     settings = experiment.inputs
-    fitted = fit_inputs(inputs, train, standardise=settings.standardise, pca=settings.pca)
+    fitted = fit_inputs(
+        inputs,
+        train,
+        standardise=settings.standardise,
+        pca=settings.pca,
+        raw=raw,
+        seed=experiment.seed,
+    )
     batch = replace(fitted.batch(inputs.take(train)), index=torch.arange(len(train)))
     held_out = None if val is None else fitted.batch(inputs.take(val))
     nobody = np.array([], int)
@@ -181,13 +192,14 @@ class Choice:
         epochs: chosen on validation.
         score: its validation AUROC.
         output: validation patients' output, in the order of `Plan.val_rows`.
-        model: the trained model ("holdout"), or None: a final fit is still to come.
+        models: the trained models of the plan's parts, in order: with their best weights
+            ("holdout"), or after the whole schedule ("cv", where they were asked for).
     """
 
     epochs: int
     score: float
     output: Output
-    model: nn.Module | None
+    models: list[nn.Module]
     history: list[tuple[int, str, str, float]]
 
 
@@ -225,8 +237,12 @@ class Candidate:
         return model, result
 
 
-def choose(candidate: Candidate, plan: Plan) -> Choice:
-    """Train a candidate on every part and choose its epoch count on the validation patients."""
+def choose(candidate: Candidate, plan: Plan, *, keep: bool = False) -> Choice:
+    """Train a candidate on every part and choose its epoch count on the validation patients.
+
+    Args:
+        keep: keep the models of inner folds too.
+    """
     recipe = candidate.recipe
     if plan.members:
         recipe = replace(recipe, patience=None)
@@ -235,22 +251,22 @@ def choose(candidate: Candidate, plan: Plan) -> Choice:
         for part in plan.parts
     ]
     results = [result for _, result in trained]
+    models = [model for model, _ in trained] if keep or not plan.members else []
     if not plan.members:
-        return _choice(plan, results, results[0].best_epoch, trained[0][0])
+        return _choice(plan, results, results[0].best_epoch, models)
     pooled = [_pooled(results, epoch) for epoch in range(1, recipe.epochs + 1)]
     curve = np.array([auroc(plan.val_target, _prob(output.logits)) for output in pooled])
     best = 1 + int(np.argmax(_smooth(curve)))
     if not clearly_better(pooled[best - 1].logits, pooled[-1].logits, plan):
         best = recipe.epochs
-    return _choice(plan, results, best, None)
+    return _choice(plan, results, best, models)
 
 
-def _choice(plan: Plan, results: list[FitResult], epoch: int, model: nn.Module | None) -> Choice:
+def _choice(plan: Plan, results: list[FitResult], epoch: int, models: list[nn.Module]) -> Choice:
     output = _pooled(results, epoch)
     score = float(auroc(plan.val_target, _prob(output.logits)))
-    return Choice(
-        epoch, score, output, model, results[0].history
-    )  # one part's curves stand for all
+    history = results[0].history  # one part's curves stand for all
+    return Choice(epoch, score, output, models, history)
 
 
 def _pooled(results: list[FitResult], epoch: int) -> Output:
@@ -267,7 +283,6 @@ def _smooth(curve: NDArray[np.float64]) -> NDArray[np.float64]:
 def finish(candidate: Candidate, choice: Choice, plan: Plan) -> list[nn.Module]:
     """The models to keep: "cv" trains them now, on everyone, one for each member."""
     if not plan.members:
-        assert choice.model is not None
-        return [choice.model]
+        return choice.models
     recipe = replace(candidate.recipe, patience=None, stop_after=choice.epochs)
     return [candidate.train(part, recipe)[0] for part in plan.members]

@@ -7,12 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from adacomed.models.baselines.ensemble import Average, LargeEnsemble
-from adacomed.models.baselines.single import SingleLarge
 from adacomed.models.batch import Output
-from adacomed.models.members import Members
-from adacomed.models.presets import Preset, build_adacomed
-from adacomed.models.small.shallow import ShallowSmall
 from adacomed.training.scaling import FittedInputs
 
 
@@ -56,34 +51,3 @@ def correct_prior(output: Output, log_prior: Tensor) -> Output:
             if (logits := getattr(output, name)) is not None
         },
     )
-
-
-def build_from_spec(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
-    """An untrained model of the shape that `spec` and the fitted inputs describe."""
-    if spec.get("members", 1) > 1 and spec["model"] != "average":
-        one = {**spec, "members": 1}
-        return Members([build_from_spec(one, fitted, classes) for _ in range(spec["members"])])
-    kind = spec["model"]
-    if kind == "average":
-        large = build_from_spec({**spec, "model": "large-ensemble"}, fitted, classes)
-        return Average(large, build_from_spec({**spec, "model": "small"}, fitted, classes))
-    if kind == "large-ensemble":
-        p = Preset(**spec["preset"])
-        return LargeEnsemble(fitted.widths, H=p.H, classes=classes, dropout=p.dropout)
-    if kind == "single":
-        p, name = Preset(**spec["preset"]), spec["modality"]
-        return SingleLarge(
-            name,
-            column=list(fitted.widths).index(name),
-            width_in=fitted.widths[name],
-            H=p.H,
-            classes=classes,
-            dropout=p.dropout,
-        )
-    small = ShallowSmall(
-        fitted.small_widths, width=spec["small_width"], classes=classes, dropout=0.0
-    )
-    if kind == "small":
-        return small
-    preset = replace(Preset(**spec["preset"]), bank_size=spec["bank"] or None)
-    return build_adacomed(preset, fitted.widths, small, strategy=spec["strategy"])

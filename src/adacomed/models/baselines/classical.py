@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.impute import SimpleImputer
@@ -117,23 +119,151 @@ def late_fusion(
     return Fitted(predict, out, {"modalities": list(parts)})
 
 
+def weighted_late_fusion(
+    parts: Mapping[str, Floats],
+    tables: Collection[str],
+    y: NDArray[np.int64],
+    splits: Splits,
+    seed: int,
+) -> Fitted:
+    """Late fusion with calibrated weights: the members of `late_fusion`, weighed by `fit_weights`.
+
+    Scaling, weights and prior of an `out_of_fold` patient come from the other folds.
+
+    Args:
+        parts, tables, splits: as for `late_fusion`.
+    Returns:
+        `choices["weights"]`: modality → weight, summing to one; 0 for one that too few have.
+    """
+    K = int(y.max()) + 1
+    kind = {name: "forest" if name in tables else "logistic" for name in parts}
+    found = {name: _member(kind[name], x, y, splits, seed, K) for name, x in parts.items()}
+    members = {name: member for name, member in found.items() if member is not None}
+    raw = _stack([said for _, said in members.values()], len(y), K)
+    out = np.empty((len(y), K))
+    for train, test in splits:
+        combine, _ = _combination(raw[:, train], y[train])
+        out[test] = combine(raw[:, test])
+    combine, w = _combination(raw, y)
+
+    def predict(features: Mapping[str, Floats]) -> Floats:
+        said = [_where_present(model, features[m], K) for m, (model, _) in members.items()]
+        return combine(_stack(said, len(next(iter(features.values()))), K))
+
+    weights = dict.fromkeys(parts, 0.0) | dict(zip(members, w.round(3).tolist(), strict=True))
+    return Fitted(predict, out, {"weights": weights})
+
+
+def _stack(said: list[Floats], N: int, K: int) -> Floats:
+    return np.stack(said) if said else np.empty((0, N, K))
+
+
+def _combination(raw: Floats, y: NDArray[np.int64]) -> tuple[Callable[[Floats], Floats], Floats]:
+    """Scalings and weights fitted on raw (M, N, K): a function (M, n, K) → (n, K), the weights."""
+    scales = [_platt(said, y) for said in raw]
+
+    def scaled(raw: Floats) -> Floats:
+        said = [scale(prob) for scale, prob in zip(scales, raw, strict=True)]
+        return _stack(said, *raw.shape[1:])
+
+    w, prior = fit_weights(scaled(raw), y), np.bincount(y, minlength=raw.shape[2]) / len(y)
+    return (lambda raw: pool(scaled(raw), w, prior)), w
+
+
+def pool(prob: Floats, w: Floats, prior: Floats) -> Floats:
+    """Weighted mean of log-probabilities over the modalities that a patient has.
+
+    Args:
+        prob: (M, N, K) calibrated probabilities, NaN where a patient lacks the modality.
+        w: (M,) weights ≥ 0. They are normalised over the modalities that are there; those without
+            weight are heard, equally, by a patient who has no other.
+        prior: (K,) for who has none.
+    Returns:
+        (N, K) probabilities. For K = 2 it is the weighted mean of the log-odds.
+    """
+    z, _, total = _pooled(prob, w)
+    return np.where(total[:, None] > 0, softmax(z, axis=1), prior)
+
+
+def fit_weights(prob: Floats, y: NDArray[np.int64], *, penalty: float = 1.0) -> Floats:
+    """Weights of `pool`, ≥ 0 and summing to one, by its log loss and L2 towards equal weights.
+
+    Args:
+        prob: (M, N, K), as for `pool`.
+        y: (N,) classes.
+        penalty: nats for a modality at none, or at twice, its equal share 1/M. They stand against
+            the *sum* of the patients' losses, so that few patients stay near equal weights.
+    """
+    M, N, K = prob.shape
+    target = np.eye(K)[y]
+
+    def loss(w: Floats) -> tuple[float, Floats]:
+        z, away, total = _pooled(prob, w)  # (N, K), (M, N, K), (N,)
+        p = softmax(z, axis=1)
+        nats = -(target * log_softmax(z, axis=1)).sum() + penalty * ((M * w - 1) ** 2).sum()
+        slope = (away * ((p - target) / np.maximum(total, _FLOOR)[:, None])).sum(axis=(1, 2))
+        return nats / N, (slope + penalty * 2 * M * (M * w - 1)) / N
+
+    if M < 2:
+        return np.ones(M)
+    one = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(M)}
+    start, bounds = np.full(M, 1 / M), [(0.0, 1.0)] * M
+    fit = minimize(loss, start, jac=True, bounds=bounds, constraints=one, options={"ftol": 1e-9})
+    w = np.clip(fit.x, 0, 1)
+    return np.asarray(w / w.sum())
+
+
+_FLOOR = 1e-6
+
+
+def _pooled(prob: Floats, w: Floats) -> tuple[Floats, Floats, Floats]:
+    """z (N, K), each modality's distance from it (M, N, K; 0 where absent), total weight (N,)."""
+    logs = np.log(np.clip(prob, 1e-6, 1))
+    speaks = ~np.isnan(logs).any(axis=2, keepdims=True)  # (M, N, 1)
+    logs, share = np.where(speaks, logs, 0.0), speaks * (w + _FLOOR)[:, None, None]
+    total = share.sum(axis=0)  # (N, 1)
+    z = (share * logs).sum(axis=0) / np.maximum(total, _FLOOR)
+    return z, np.where(speaks, logs - z, 0.0), total[:, 0]
+
+
 def _calibrated(
     kind: str, x: Floats, y: NDArray[np.int64], splits: Splits, seed: int, K: int
 ) -> tuple[Callable[[Floats], Floats], Floats]:
     """One modality's model among those who have it, scaled on its out-of-fold probabilities."""
+    member = _member(kind, x, y, splits, seed, K)
+    if member is None:
+        return (lambda z: np.full((len(z), K), np.nan)), np.full((len(x), K), np.nan)
+    predict, raw = member
+    scale = _platt(raw, y)
+    return (lambda z: scale(predict(z))), scale(raw)
+
+
+def _member(
+    kind: str, x: Floats, y: NDArray[np.int64], splits: Splits, seed: int, K: int
+) -> tuple[Callable[[Floats], Floats], Floats] | None:
+    """One modality's model among those who have it, and its (N, K) out-of-fold probabilities.
+
+    None where too few have it: it has nothing to say.
+    """
     here = _present(x)
     rows = np.flatnonzero(here)
     position = np.full(len(x), -1)
     position[rows] = np.arange(len(rows))
     inner = [(position[a[here[a]]], position[b[here[b]]]) for a, b in splits]
     usable = all(len(np.unique(y[rows][part])) == K for pair in inner for part in pair)
-    if len(rows) == 0 or not usable:  # too few patients have it: it has nothing to say
-        return (lambda z: np.full((len(z), K), np.nan)), np.full((len(x), K), np.nan)
+    if len(rows) == 0 or not usable:
+        return None
     base = fit_kind(kind, x[rows], y[rows], inner, seed)
-    scale = LogisticRegression().fit(_log(base.out_of_fold), y[rows])
     out = np.full((len(x), K), np.nan)
-    out[rows] = scale.predict_proba(_log(base.out_of_fold))
-    return (lambda z: np.asarray(scale.predict_proba(_log(base.predict(z))))), out
+    out[rows] = base.out_of_fold
+    return base.predict, out
+
+
+def _platt(raw: Floats, y: NDArray[np.int64]) -> Callable[[Floats], Floats]:
+    """A scaling of (N, K) probabilities fitted on the rows that are not NaN; NaN stays NaN."""
+    here = _present(raw)
+    scale = LogisticRegression().fit(_log(raw[here]), y[here])
+    return lambda prob: _where_present(lambda p: scale.predict_proba(_log(p)), prob, prob.shape[1])
 
 
 def _present(x: Floats) -> NDArray[np.bool_]:

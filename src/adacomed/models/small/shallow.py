@@ -48,15 +48,16 @@ class ShallowSmall(nn.Module):
         )
         self.head = nn.Linear(width, classes)
 
-    def embed(self, small: Mapping[str, Tensor]) -> Tensor:
-        """Small inputs, name → (B, P) with NaN = not observed → e_small (B, width)."""
+    def embed(self, batch: Batch) -> Tensor:
+        """Small inputs, each (B, P) with NaN = not observed → e_small (B, width)."""
         parts = [
-            encoder(small[name]) for name, encoder in zip(self.inputs, self.encoders, strict=True)
+            encoder(batch.small[name])
+            for name, encoder in zip(self.inputs, self.encoders, strict=True)
         ]
         e_small: Tensor = self.projection(torch.cat(parts, dim=-1))
         return e_small
 
     def forward(self, batch: Batch) -> Output:
         """Logits (B, K), as the whole prediction and as the small branch."""
-        logits = self.head(self.embed(batch.small))
+        logits = self.head(self.embed(batch))
         return Output(logits=logits, logits_small=logits)

@@ -1,0 +1,144 @@
+"""From a spec (JSON values that a run keeps) to an untrained model of any neural method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from adacomed.encoders.weights import load_tensors
+from adacomed.models.adacomed import SmallModel
+from adacomed.models.baselines.ensemble import Average, LargeEnsemble
+from adacomed.models.baselines.flex_moe import build_flex_moe
+from adacomed.models.baselines.healnet import build_healnet
+from adacomed.models.baselines.meta_transformer import (
+    MetaTransformer,
+    build_meta_transformer,
+    load_trunk,
+)
+from adacomed.models.baselines.onellm import build_onellm, load_backbones, tiny_backbones
+from adacomed.models.baselines.single import SingleLarge
+from adacomed.models.members import Members
+from adacomed.models.presets import Preset, build_adacomed
+from adacomed.models.small.multimodal_pred import build_multimodal_pred
+from adacomed.models.small.shallow import ShallowSmall
+from adacomed.training.scaling import FittedInputs
+
+UPM_SIZES: dict[str, dict[str, Any]] = {  # of OneLLM's projection module
+    "tiny": {"width": 32, "depth": 1, "heads": 2, "tokens": 4},
+    "small": {"width": 64, "depth": 2, "heads": 4, "tokens": 8},
+    "published": {"width": 1024, "depth": 8, "heads": 16, "tokens": 30},
+}
+
+
+def build_from_spec(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
+    """An untrained model of the shape that `spec` and the fitted inputs describe."""
+    if spec.get("members", 1) > 1 and spec["model"] != "average":
+        one = {**spec, "members": 1}
+        return Members([build_from_spec(one, fitted, classes) for _ in range(spec["members"])])
+    return BUILDERS[spec["model"]](spec, fitted, classes)
+
+
+def build_small(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> SmallModel:
+    """The small model of a spec: its "small" holds the experiment's settings for it."""
+    settings = spec["small"]
+    if settings["kind"] == "multimodal-pred":
+        named = settings["modalities"]  # None: it reads everything
+        return build_multimodal_pred(
+            {m: s for m, s in fitted.shapes.items() if not named or m in named},
+            classes=classes,
+            width=settings["width"],
+            resnet=settings["resnet"],
+        )
+    return ShallowSmall(
+        fitted.small_widths,
+        width=settings["width"],
+        classes=classes,
+        dropout=settings["dropout"],
+    )
+
+
+def _adacomed(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
+    preset = replace(Preset(**spec["preset"]), bank_size=spec["bank"] or "batch")
+    small = build_small(spec, fitted, classes)
+    return build_adacomed(preset, fitted.widths, small, strategy=spec["strategy"])
+
+
+def _small(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
+    small = build_small(spec, fitted, classes)
+    assert isinstance(small, nn.Module)
+    return small
+
+
+def _average(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
+    large = build_from_spec({**spec, "model": "large-ensemble"}, fitted, classes)
+    return Average(large, build_from_spec({**spec, "model": "small"}, fitted, classes))
+
+
+def _large_ensemble(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
+    p = Preset(**spec["preset"])
+    return LargeEnsemble(fitted.widths, H=p.H, classes=classes, dropout=p.dropout)
+
+
+def _single(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
+    p, name = Preset(**spec["preset"]), spec["modality"]
+    return SingleLarge(
+        name,
+        column=list(fitted.widths).index(name),
+        width_in=fitted.widths[name],
+        H=p.H,
+        classes=classes,
+        dropout=p.dropout,
+    )
+
+
+def _flex_moe(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
+    p = Preset(**spec["preset"])
+    return build_flex_moe(fitted.widths, classes=classes, H=p.H, heads=p.heads, dropout=p.dropout)
+
+
+def _healnet(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
+    p = Preset(**spec["preset"])
+    return build_healnet(fitted.widths, classes=classes, H=p.H, heads=p.heads, dropout=p.dropout)
+
+
+def _meta_transformer(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
+    return build_meta_transformer(fitted.shapes, classes=classes, size=spec["baselines"]["size"])
+
+
+def _onellm(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
+    settings = spec["baselines"]
+    if settings["clip"] and settings["lm"]:
+        clip, lm = load_backbones(settings["clip"], settings["lm"])
+    else:
+        clip, lm = tiny_backbones()
+    size = UPM_SIZES[settings["size"]]
+    return build_onellm(fitted.shapes, classes=classes, clip=clip, lm=lm, **size)
+
+
+def start_from_published(model: nn.Module, spec: dict[str, Any]) -> None:
+    """Put published weights into a fresh model, where the settings name a file of them.
+
+    Raises:
+        InputError: the file is missing, unreadable or of another model.
+    """
+    weights = spec["baselines"]["weights"]
+    if spec["model"] == "meta-transformer" and weights:
+        assert isinstance(model, MetaTransformer)
+        load_trunk(model, load_tensors([Path(weights)]))
+
+
+BUILDERS: dict[str, Callable[[dict[str, Any], FittedInputs, int], nn.Module]] = {
+    "adacomed": _adacomed,
+    "small": _small,
+    "average": _average,
+    "single": _single,
+    "large-ensemble": _large_ensemble,
+    "flex-moe": _flex_moe,
+    "healnet": _healnet,
+    "meta-transformer": _meta_transformer,
+    "onellm": _onellm,
+}

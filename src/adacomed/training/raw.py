@@ -1,0 +1,204 @@
+"""Raw inputs of a cohort for the methods that read them: series, images and notes, unscaled.
+
+What is fitted on them (ranges, document vectors) is in `raw_fit.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from adacomed.cohort.cohort import Cohort
+from adacomed.cohort.items import Source
+from adacomed.cohort.sources import modality_source
+from adacomed.errors import InputError
+from adacomed.models.raw import NONE
+from adacomed.schema import FileCard, Samples, SeriesCard, TextCard
+
+SAMPLE = Samples.SAMPLE_ID
+IMAGE_SIZE = 224  # pixels: an X-ray of the paper's experiments
+READ_AT_ONCE = 64  # items
+
+
+@dataclass(frozen=True)
+class RawSeries:
+    """Measurements of N samples, one row each, in the order of samples and times.
+
+    Attributes:
+        names: of the V variables.
+        start: (N + 1,) first measurement of every sample, and their number.
+        hours, value: (E,) float32; variable: (E,) int64 index into `names`.
+    """
+
+    names: tuple[str, ...]
+    start: NDArray[np.int64]
+    hours: NDArray[np.float32]
+    variable: NDArray[np.int64]
+    value: NDArray[np.float32]
+
+    def take(self, rows: NDArray[np.int64]) -> RawSeries:
+        """The samples at `rows`."""
+        counts = np.diff(self.start)[rows]
+        start = np.concatenate([[0], np.cumsum(counts)])
+        within = np.arange(start[-1]) - np.repeat(start[:-1], counts)
+        index = np.repeat(self.start[:-1][rows], counts) + within
+        picked = (self.hours[index], self.variable[index], self.value[index])
+        return RawSeries(self.names, start, *picked)
+
+    def placeholder(self) -> NDArray[np.float32]:
+        """(N, 1): NaN where a sample has no measurement."""
+        return _placeholder(np.diff(self.start) > 0)
+
+    def fingerprint(self) -> bytes:
+        """Digest of everything."""
+        parts = (self.start, self.hours, self.variable, self.value)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(p).tobytes() for p in parts)).digest()
+
+
+@dataclass(frozen=True)
+class RawItems:
+    """Images or notes of N samples.
+
+    Attributes:
+        pixels: (items, S, S) uint8 grey, of images; texts: of notes; the other one is empty.
+        view: kind of view of every image, "" where unknown.
+        item: (N, I) row of the item, `NONE` after a sample's last one; in time order.
+        hours: (N, I) float32 from the index time, 0 where unknown, NaN where there is no item.
+    """
+
+    pixels: NDArray[np.uint8]
+    texts: tuple[str, ...]
+    view: tuple[str, ...]
+    item: NDArray[np.int64]
+    hours: NDArray[np.float32]
+
+    def take(self, rows: NDArray[np.int64]) -> RawItems:
+        """The samples at `rows`; the items stay shared."""
+        return replace(self, item=self.item[rows], hours=self.hours[rows])
+
+    def placeholder(self) -> NDArray[np.float32]:
+        """(N, 1): NaN where a sample has no item."""
+        return _placeholder(self.item[:, 0] != NONE)
+
+    def fingerprint(self) -> bytes:
+        """Digest of everything."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.pixels).tobytes())
+        digest.update("\n".join([*self.texts, *self.view]).encode())
+        digest.update(self.item.tobytes() + self.hours.tobytes())
+        return digest.digest()
+
+
+def _placeholder(here: NDArray[np.bool_]) -> NDArray[np.float32]:
+    return np.where(here, 0.0, np.nan).astype(np.float32)[:, None]
+
+
+RawModality = RawSeries | RawItems
+
+
+def gather_raw(cohort: Cohort, names: Iterable[str]) -> dict[str, RawModality]:
+    """The raw inputs of those of `names` that have any: series, images and notes.
+
+    A broken file is an error here too; volumes and slides are read as their encoder's vectors.
+
+    Raises:
+        InputError: whatever the cohort's files get wrong.
+    """
+    found: dict[str, RawModality] = {}
+    for name in names:
+        card = cohort.card.modalities[name]
+        if isinstance(card, SeriesCard):
+            found[name] = _series(cohort, name)
+        elif isinstance(card, TextCard) or (isinstance(card, FileCard) and card.kind == "image"):
+            found[name] = _items(cohort, name, card)
+    return found
+
+
+def _series(cohort: Cohort, name: str) -> RawSeries:
+    source = modality_source(cohort, name)
+    place = {s: i for i, s in enumerate(cohort.samples[SAMPLE].to_list())}
+    found = [
+        (place[item.sample_id], series)
+        for item, series in zip(source.items, _read(source), strict=True)
+    ]
+    found.sort(key=lambda pair: pair[0])
+    counts = np.zeros(len(place), np.int64)
+    for row, series in found:
+        counts[row] = len(series.hours)
+    nothing = np.zeros(0)
+    columns = [
+        np.concatenate([nothing, *(getattr(series, column) for _, series in found)])
+        for column in ("hours", "variable", "value")
+    ]
+    return RawSeries(
+        found[0][1].names if found else (),
+        np.concatenate([[0], np.cumsum(counts)]),
+        columns[0].astype(np.float32),
+        columns[1].astype(np.int64),
+        columns[2].astype(np.float32),
+    )
+
+
+def _items(cohort: Cohort, name: str, card: FileCard | TextCard) -> RawItems:
+    """The items of a modality with their hours and views, each sample's in time order."""
+    beside = [c for c in (card.time, getattr(card, "view", None)) if c]
+    listed = cohort.cells_with(name, card.column, *beside)
+    source = modality_source(cohort, name)
+    rows = _rows_by_sample(source)
+    most = max((len(r) for r in rows.values()), default=0) or 1
+    item = np.full((len(listed), most), NONE, np.int64)
+    hours = np.full((len(listed), most), np.nan, np.float32)
+    view = [""] * len(source.items)
+    for i, (sample, cells) in enumerate(zip(cohort.samples[SAMPLE].to_list(), listed, strict=True)):
+        mine = rows.get(sample, [])
+        told = list(dict.fromkeys(cells)) if len(mine) != len(cells) else cells
+        stamps = [_hour(c[1], name, sample) if card.time else 0.0 for c in told[: len(mine)]]
+        for k, place in enumerate(np.argsort(stamps, kind="stable")):
+            item[i, k], hours[i, k] = mine[place], stamps[place]
+            if getattr(card, "view", None):
+                view[mine[place]] = told[place][-1] or ""
+    if isinstance(card, TextCard):
+        texts = tuple(str(t) for t in _read(source))
+        return RawItems(np.zeros((0, 1, 1), np.uint8), texts, (), item, hours)
+    pixels = [_grey(image) for image in _read(source)]
+    stack = np.stack(pixels) if pixels else np.zeros((0, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    return RawItems(stack, (), tuple(view), item, hours)
+
+
+def _rows_by_sample(source: Source) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for position, item in enumerate(source.items):
+        rows.setdefault(item.sample_id, []).append(position)
+    return rows
+
+
+def _read(source: Source) -> Iterator[Any]:
+    for first in range(0, len(source.items), READ_AT_ONCE):
+        rows = range(first, min(first + READ_AT_ONCE, len(source.items)))
+        for position, value in zip(rows, source.read(rows), strict=True):
+            if isinstance(value, InputError):
+                raise InputError(f"sample {source.items[position].sample_id}: {value}")
+            yield value
+
+
+def _hour(text: str | None, name: str, sample: str) -> float:
+    try:
+        return float(text) if text is not None else 0.0
+    except ValueError:
+        raise InputError(
+            f"modality {name!r}, sample {sample}: its time is not a number of hours"
+        ) from None
+
+
+def _grey(image: object) -> NDArray[np.uint8]:
+    """(H, W, C) in [0, 1] → (S, S) uint8: the mean channel, the whole image in a square."""
+    grey = torch.from_numpy(np.asarray(image, np.float32).mean(axis=2))[None, None]
+    shape = (IMAGE_SIZE, IMAGE_SIZE)
+    square = F.interpolate(grey, shape, mode="bicubic", antialias=True).clamp(0, 1)
+    return np.asarray((square[0, 0] * 255).round().to(torch.uint8).numpy())

@@ -1,0 +1,56 @@
+"""How each stage is optimised: constants of the loop and of the loss, by the stage's name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adacomed.config import Experiment
+from adacomed.models.presets import Preset
+from adacomed.models.small.multimodal_pred import CLASS_WEIGHTS, RECIPE
+from adacomed.training.fit import Recipe
+from adacomed.training.objective import Objective, class_weights
+
+FINE_TUNED = ("meta-transformer", "onellm")  # trained as a whole: a smaller step
+FINE_TUNED_LR = 1e-4  # Sec. 4.1
+
+
+def recipe_of(stage: str, experiment: Experiment, preset: Preset) -> Recipe:
+    """The loop's constants for "small", "adacomed" or a baseline's name."""
+    training = experiment.training
+    recipe = Recipe(
+        epochs=preset.small_epochs if stage == "small" else preset.epochs,
+        lr=preset.lr,
+        weight_decay=preset.weight_decay,
+        optimizer=preset.optimizer,
+        batch_size=training.batch_size,
+        patience=training.patience,
+    )
+    if stage == "small" and _by_its_authors(experiment):
+        return Recipe(**{**RECIPE, "epochs": experiment.small.epochs or RECIPE["epochs"]})
+    if stage in FINE_TUNED and experiment.baselines.size == "published":
+        return Recipe(epochs=preset.epochs, lr=training.lr or FINE_TUNED_LR, weight_decay=0.05)
+    return recipe
+
+
+def objective_of(
+    stage: str, experiment: Experiment, preset: Preset, target: Tensor, classes: int, task: str
+) -> Objective:
+    """What a stage minimises on training patients of classes `target`."""
+    weighted = experiment.training.class_weights
+    weighted = weighted and (preset.fusion_class_weights or stage != "adacomed")
+    weights = class_weights(target, classes) if weighted else None
+    if stage == "small" and _by_its_authors(experiment) and task in CLASS_WEIGHTS:
+        weights = torch.tensor(CLASS_WEIGHTS[task], dtype=torch.float32)
+    return Objective(
+        lambda_=preset.lambda_,
+        tau=preset.tau,
+        beta=preset.beta,
+        class_weights=weights,
+        label_smoothing=preset.label_smoothing,
+    )
+
+
+def _by_its_authors(experiment: Experiment) -> bool:
+    small = experiment.small
+    return small.kind == "multimodal-pred" and small.recipe == "authors"
