@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from adacomed.errors import InputError
-from adacomed.report import paper_figures, paper_style
+from adacomed.report import paper_figures, paper_style, training_figures
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
@@ -117,8 +117,13 @@ def frames_of(name: str) -> tuple[pl.DataFrame, ...]:
     return made if isinstance(made, tuple) else (made,)
 
 
+def drawing(name: str):
+    own = hasattr(training_figures, name)
+    return getattr(training_figures if own else paper_figures, name)
+
+
 def draw(name: str, frames: tuple[pl.DataFrame, ...], folder, stem: str = "figure"):
-    return paper_figures.save(getattr(paper_figures, name)(*frames, TITLE), folder, stem)
+    return paper_style.save(drawing(name)(*frames, TITLE), folder, stem)
 
 
 def no_words_are_cut(figure, svg) -> None:
@@ -148,8 +153,8 @@ def words(svg) -> str:
 def test_files_are_whole_small_and_the_same_twice(name, tmp_path):
     frames = frames_of(name)
     before = [frame.clone() for frame in frames]
-    figure = getattr(paper_figures, name)(*frames, TITLE)
-    svg, png = paper_figures.save(figure, tmp_path / "new" / "one", "figure")
+    figure = drawing(name)(*frames, TITLE)
+    svg, png = paper_style.save(figure, tmp_path / "new" / "one", "figure")
     assert (svg.name, png.name) == ("figure.svg", "figure.png")
     said = words(svg)
     for expected in (TITLE, *FIGURES[name][1]):
@@ -211,8 +216,8 @@ def test_large_clouds_and_long_paths_stay_small(tmp_path):
 
 def test_a_long_title_is_broken_not_cut(tmp_path):
     title = "Simulated patients, no real data behind them: " + "a very long name of a cohort " * 6
-    figure = paper_figures.ceiling_bars(ceiling(), title)
-    paper_figures.save(figure, tmp_path, "long")
+    figure = training_figures.ceiling_bars(ceiling(), title)
+    paper_style.save(figure, tmp_path, "long")
     box = figure.get_suptitle()
     assert box.count("\n") >= 1
     assert box.replace("\n", " ") == title.strip()
@@ -235,10 +240,10 @@ def test_what_the_pictures_show():
     assert ours.get_linewidth() > max(
         line.get_linewidth() for line in figure.axes[0].lines if line is not ours
     )
-    bars = paper_figures.ceiling_bars(ceiling(), TITLE).axes[0]
+    bars = training_figures.ceiling_bars(ceiling(), TITLE).axes[0]
     assert [t.get_text() for t in bars.get_yticklabels()] == ["adacomed", "large-ensemble", "haim"]
     assert bars.get_ylim()[0] > bars.get_ylim()[1]  # the best on top
-    forest = paper_figures.ablation_forest(ablation(), TITLE).axes[0]
+    forest = training_figures.ablation_forest(ablation(), TITLE).axes[0]
     dots = [line for line in forest.lines if len(line.get_xdata()) == 1]
     fills = {line.get_xdata()[0]: line.get_markerfacecolor() for line in dots}
     assert fills[0.01] == "white"  # its interval holds 0
@@ -264,7 +269,7 @@ def test_shades_darken_and_trajectories_end_where_they_end():
     assert np.all(np.diff(shade.sum(axis=1)) < 0)
     assert 0 <= shade.min() <= shade.max() <= 1
     frame = paths(steps=40, rows=1)
-    flat = paper_figures.trajectories_flat(frame, TITLE)
+    flat = training_figures.trajectories_flat(frame, TITLE)
     drawn = {line.get_label(): line.get_ydata() for line in flat.axes[1].lines}
     for strategy, values in drawn.items():
         wanted = frame.filter(pl.col("strategy") == strategy).sort("step")["w_large"]
@@ -283,10 +288,11 @@ def test_the_callers_settings_and_pyplot_are_left_alone(tmp_path):
         "import sys, matplotlib as m, polars as pl\n"
         "from pathlib import Path\n"
         "m.rcParams['font.size'] = 31; m.rcParams['axes.facecolor'] = 'red'\n"
-        "from adacomed.report import paper_figures as f\n"
+        "from adacomed.report import training_figures as f\n"
         "frame = pl.DataFrame({'n': [5], 'method': ['a'], 'share': [.5], 'low': [.4], "
         "'high': [.6]})\n"
-        "p = f.save(f.ceiling_bars(frame, 't'), Path(sys.argv[1]), 'x')\n"
+        "from adacomed.report.paper_style import save\n"
+        "p = save(f.ceiling_bars(frame, 't'), Path(sys.argv[1]), 'x')\n"
         "assert m.rcParams['font.size'] == 31\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "assert '#ff0000' not in p[0].read_text()\n"
@@ -297,7 +303,7 @@ def test_the_callers_settings_and_pyplot_are_left_alone(tmp_path):
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match=r"adacomed\[paper\]"):
-        paper_figures.ceiling_bars(ceiling(), TITLE)
+        training_figures.ceiling_bars(ceiling(), TITLE)
 
 
 def test_estimates_in_words():

@@ -11,7 +11,7 @@ import polars as pl
 from adacomed.commands.compare import compute
 from adacomed.commands.console import say
 from adacomed.errors import InputError, nearest
-from adacomed.report.paper_figures import save
+from adacomed.report.paper_style import save
 from adacomed.reproduce.study import Artefact, Study
 
 ARTEFACTS = {  # name → "module:function"

@@ -1,1 +1,1 @@
-"""The paper's experiments, each on a cohort of the user's choice, beside the paper's own figures."""
+"""The paper's experiments, on any cohort, beside the paper's own figures."""

@@ -7,7 +7,7 @@ import polars as pl
 from adacomed.cohort.split import Fold
 from adacomed.evaluation.compare import paired, summarise
 from adacomed.evaluation.tables import estimate
-from adacomed.report import paper_figures
+from adacomed.report import training_figures
 from adacomed.reproduce.study import Artefact, Study, one_split
 
 BASE = "adacomed?model.strategy=threshold"  # a strategy in which s and its bank matter
@@ -76,6 +76,6 @@ def ablation(study: Study) -> Artefact:
                 rows
             )
         },
-        figures={"ablation": paper_figures.ablation_forest(frame, title)},
+        figures={"ablation": training_figures.ablation_forest(frame, title)},
         data={"ablation": frame},
     )

@@ -13,7 +13,7 @@ from adacomed.evaluation.compare import paired
 from adacomed.evaluation.intervals import percentile
 from adacomed.evaluation.predictions import Cells
 from adacomed.evaluation.tables import estimate
-from adacomed.report import paper_figures
+from adacomed.report import training_figures
 from adacomed.reproduce.study import Artefact, Study
 from adacomed.schema import TEST, Predictions
 from adacomed.training.methods import BAYES, ON_REQUEST, method_names
@@ -49,7 +49,7 @@ def ceiling(study: Study) -> Artefact:
             "Share of the Bayes ceiling, (AUROC − .5) / (ceiling − .5)": _wide(shares),
             "AdaCoMed against each rival": pl.DataFrame(verdicts),
         },
-        figures={"ceiling": paper_figures.ceiling_bars(shares, title)},
+        figures={"ceiling": training_figures.ceiling_bars(shares, title)},
         data={"ceiling": shares},
         notes=[
             f"Tested on the same {TESTED:,} simulated patients at every size; one training each. "

@@ -1,23 +1,20 @@
 """Table 6: what training costs, at the paper's shapes: parameters, memory, time, operations.
 
-Counted: parameters, operations (floating-point, a multiplication and an addition are two) and memory
-(weights, gradients, Adam's two moments, and every tensor that the backward pass keeps). Measured:
-time of a step on this machine, for the methods that fit here. The two large ones are counted on
-PyTorch's meta device, which holds shapes and no numbers.
+Counted: parameters, operations (a multiplication and an addition are two) and memory (weights,
+gradients, Adam's two moments, and every tensor that the backward pass keeps). Measured: time of a
+step on this machine, for the methods that fit here. The two large ones are counted on PyTorch's meta
+device, which holds shapes and no numbers.
 """
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from adacomed.models.baselines.meta_transformer import build_meta_transformer
 from adacomed.models.baselines.onellm import OneLLM, build_onellm
@@ -35,6 +32,7 @@ from adacomed.models.raw import (
 )
 from adacomed.models.small.multimodal_pred import build_multimodal_pred
 from adacomed.report import paper
+from adacomed.reproduce.counting import Cost, count, throughput
 from adacomed.reproduce.study import Artefact
 
 WIDTHS = {"xray": 1536, "note": 5120, "time": 1024}  # DINOv2 giant, Me-LLaMA-13B, MOIRAI large
@@ -52,24 +50,6 @@ CLASSES = 2
 PAPER_PARAMETERS = 21.3  # M, AdaCoMed
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of one training step of `batch` patients.
-
-    Attributes:
-        trained, frozen: parameters.
-        memory: bytes; flops: operations of a step, forward and backward.
-        seconds: of a step, measured here; None: not run here.
-    """
-
-    trained: int
-    frozen: int
-    memory: int
-    flops: int
-    batch: int
-    seconds: float | None = None
-
-
 def table_6(_: object = None) -> Artefact:
     """Cost of every method of the paper's Table 6, ours beside the paper's."""
     costs = {
@@ -81,7 +61,7 @@ def table_6(_: object = None) -> Artefact:
     }
     H, counted = paper_width()
     costs[f"AdaCoMed with H = d = {H}"] = adacomed(replace(PRESETS["paper"], H=H, d=H))
-    speed = _throughput()
+    speed = throughput()
     table = pl.DataFrame([_row(name, cost, speed) for name, cost in costs.items()])
     return Artefact(
         f"Training cost at the paper's shapes (M = 3: {', '.join(map(str, WIDTHS.values()))})",
@@ -91,9 +71,9 @@ def table_6(_: object = None) -> Artefact:
         },
         data={"table6": table},
         notes=[
-            f"An epoch is {PATIENTS:,} patients. AdaCoMed reads stored embeddings and e_small; they "
-            f"are computed once: see docs/embedding.md for what the encoders cost.",
-            f"H = d = {H} gives {counted / 1e6:.1f} M, nearest to the paper's {PAPER_PARAMETERS} M; "
+            f"An epoch is {PATIENTS:,} patients. AdaCoMed reads stored embeddings and e_small, "
+            f"computed once: docs/embedding.md says what the encoders cost.",
+            f"H = d = {H} gives {counted / 1e6:.1f} M, nearest to the paper's {PAPER_PARAMETERS}; "
             f"the paper does not state H. 'estimated': operations over the {speed / 1e9:.0f} G/s "
             f"that a large matrix product reaches here.",
         ],
@@ -121,7 +101,7 @@ def multimodal_pred(batch: int = BATCH, *, run: bool = True) -> Cost:
     """MultimodalPred-Small on one X-ray, 48 time stamps and two notes a patient."""
     model = build_multimodal_pred(SHAPES, classes=CLASSES)
     patients = _raw_patients(batch)
-    return _cost(model, lambda: model(patients).logits.sum(), batch, run=run)
+    return count(model, lambda: model(patients).logits.sum(), batch, run=run)
 
 
 def adacomed(preset: Preset, batch: int = BATCH) -> Cost:
@@ -140,7 +120,7 @@ def adacomed(preset: Preset, batch: int = BATCH) -> Cost:
         total: Tensor = output.logits.sum() + (output.z_large @ output.z_small.T).sum()
         return total
 
-    return _cost(model, loss, batch, repeats=10)
+    return count(model, loss, batch, repeats=10)
 
 
 def meta_transformer() -> Cost:
@@ -159,7 +139,7 @@ def meta_transformer() -> Cost:
             total: Tensor = model.head(model.norm(x[:, 0])).sum()
             return total
 
-        return _cost(model, loss, BATCH, run=False)
+        return count(model, loss, BATCH, run=False)
 
 
 def onellm(modalities: int = ONELLM_MODALITIES) -> Cost:
@@ -179,7 +159,7 @@ def onellm(modalities: int = ONELLM_MODALITIES) -> Cost:
             total: Tensor = model.head(model.lm(inputs_embeds=x).last_hidden_state[:, -1]).sum()
             return total
 
-        return _cost(model, loss, 1, run=False)
+        return count(model, loss, 1, run=False)
 
 
 def published_onellm(modalities: int) -> OneLLM:
@@ -207,85 +187,20 @@ def paper_width() -> tuple[int, int]:
     """(H, trained parameters): the H = d, a multiple of 4, nearest to the paper's 21.3 M."""
     target = PAPER_PARAMETERS * 1e6
 
-    def count(H: int) -> int:
+    def trained(H: int) -> int:
         with torch.device("meta"):
             model = _adacomed(replace(PRESETS["paper"], H=H, d=H))
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
     widths = range(64, 1025, 4)
-    above = bisect_left(widths, target, key=count)  # the count grows with H
-    H = min(widths[above - 1 : above + 1], key=lambda H: abs(count(H) - target))
-    return H, count(H)
+    above = bisect_left(widths, target, key=trained)  # the count grows with H
+    H = min(widths[above - 1 : above + 1], key=lambda H: abs(trained(H) - target))
+    return H, trained(H)
 
 
 def _adacomed(preset: Preset) -> Any:
     small = build_multimodal_pred(SHAPES, classes=CLASSES)
     return build_adacomed(preset, WIDTHS, small, strategy="gaussian")
-
-
-# ---- counting -----------------------------------------------------------------------------------
-def _cost(
-    model: nn.Module,
-    loss: Callable[[], Tensor],
-    batch: int,
-    *,
-    run: bool = True,
-    repeats: int = 1,
-) -> Cost:
-    """Count one step of `loss`, and time it where `run`."""
-    model.train()
-    kept = _Kept(model)
-    with FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(kept.add, lambda x: x):
-            value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    used = [p for p in model.parameters() if p.requires_grad and p.grad is not None]
-    memory = 4 * (trained + frozen) + 12 * sum(p.numel() for p in used) + kept.bytes
-    seconds = _time(model, loss, repeats) if run else None
-    return Cost(trained, frozen, memory, counter.get_total_flops(), batch, seconds)
-
-
-class _Kept:
-    """Bytes of what a backward pass keeps beside the weights; a storage counts once."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.bytes = 0
-        self._seen = {p.untyped_storage()._cdata for p in model.parameters()}
-        self._alive: list[Tensor] = []
-
-    def add(self, x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage._cdata not in self._seen:
-            self._seen.add(storage._cdata)
-            self._alive.append(x)  # so that its address is not used again
-            self.bytes += storage.nbytes()
-        return x
-
-
-def _time(model: nn.Module, loss: Callable[[], Tensor], repeats: int) -> float:
-    """Median seconds of a whole step, optimiser included."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=0.0, fused=True)
-    taken = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        loss().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        taken.append(time.perf_counter() - started)
-    return sorted(taken)[len(taken) // 2]
-
-
-def _throughput(n: int = 2048) -> float:
-    """Operations per second of a large matrix product here."""
-    a = torch.randn(n, n)
-    a @ a
-    started = time.perf_counter()
-    for _ in range(3):
-        a @ a
-    return 3 * 2 * n**3 / (time.perf_counter() - started)
 
 
 # ---- made-up patients ---------------------------------------------------------------------------

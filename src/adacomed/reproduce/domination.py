@@ -46,8 +46,9 @@ def figure_2(study: Study) -> Artefact:
         figures={"fig2": paper_figures.domination_panels(cloud, table, title)},
         data={"fig2": table, "fig2-points": cloud},
         notes=[
-            "direct combination: the standardised embeddings side by side; a modality alone has the "
-            "others at their mean. AdaCoMed: z_large of Eq. 3, with one modality present and with all."
+            "direct combination: the standardised embeddings side by side; a modality alone has "
+            "the others at their mean. AdaCoMed: z_large of Eq. 3, with one modality present and "
+            "with all."
         ],
     )
 

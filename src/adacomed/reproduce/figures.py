@@ -10,7 +10,7 @@ import polars as pl
 from adacomed.cohort.split import Fold, holdout
 from adacomed.evaluation.compare import summarise
 from adacomed.models.batch import Output
-from adacomed.report import paper_figures
+from adacomed.report import paper_figures, training_figures
 from adacomed.reproduce.study import PAPER_COLUMNS, Artefact, Study, one_split
 from adacomed.reproduce.tables import HEAVY, NAMES
 from adacomed.schema import Predictions
@@ -126,8 +126,8 @@ def figure_6(study: Study) -> Artefact:
     return Artefact(
         title,
         figures={
-            "fig6-3d": paper_figures.trajectories_3d(frame, title),
-            "fig6-flat": paper_figures.trajectories_flat(frame, title),
+            "fig6-3d": training_figures.trajectories_3d(frame, title),
+            "fig6-flat": training_figures.trajectories_flat(frame, title),
         },
         data={"fig6": frame},
         notes=[f"Means over a batch. The paper's setting: {', '.join(AS_PAPER)}."],

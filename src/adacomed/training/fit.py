@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from adacomed.models.batch import Batch, Output
 from adacomed.training.objective import Objective
 
+WARM_UP = 0.1  # of the epochs, for a model that asks for its patients in an order of its own
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -73,6 +75,7 @@ def fit(
         train, val = remember(train), None if val is None else remember(val)
     torch.manual_seed(seed)  # dropout
     generator = torch.Generator().manual_seed(seed)  # order of the patients
+    ordered = getattr(model, "warm_up_order", None)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer(recipe, parameters)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.epochs)
@@ -80,6 +83,8 @@ def fit(
     best_score, best_state = -torch.inf, None
     for epoch in range(1, (recipe.stop_after or recipe.epochs) + 1):
         parts = batches(len(train), recipe.batch_size, generator)
+        if ordered is not None and epoch <= recipe.epochs * WARM_UP:
+            parts = list(torch.split(ordered(train), recipe.batch_size))
         means = _train_epoch(model, train, objective, optimizer, parts, on_step)
         schedule.step()
         result.history += [(epoch, "train", name, value) for name, value in means.items()]

@@ -25,7 +25,7 @@ from adacomed.config import Experiment
 from adacomed.schema import CohortCard
 from adacomed.training.checkpoint import save_run, write_json, write_parquet, written_whole
 from adacomed.training.loader import Inputs
-from adacomed.training.methods import Problem, Result, run_method
+from adacomed.training.methods import Problem, Result, family, run_method
 from adacomed.training.neural import Trainer
 
 CELLS = "cells"
@@ -147,7 +147,7 @@ def run_grid(
             on_done(cell)
         else:
             todo.append(cell)
-    groups = _groups(todo, jobs)
+    groups = _groups(grid, todo, jobs)
     if jobs <= 1 or len(groups) <= 1:
         for group in groups:
             _run_group(grid, group, on_tick, on_done)
@@ -155,17 +155,19 @@ def run_grid(
     _in_parallel(grid, groups, jobs, on_tick, on_done)
 
 
-def _groups(cells: list[Cell], jobs: int) -> list[list[Cell]]:
-    """Cells that one process computes: a fold's together, where there are folds for everyone.
+def _groups(grid: Grid, cells: list[Cell], jobs: int) -> list[list[Cell]]:
+    """Cells that one process computes: a fold's, or its families' where folds are few.
 
     The methods of a fold share what they train (the small model, the parts of an average).
     """
-    folds: dict[tuple[int, int, int], list[Cell]] = {}
+    folds: dict[tuple[object, ...], list[Cell]] = {}
+    families: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
-        folds.setdefault((cell.fold.repeat, cell.fold.fold, cell.seed), []).append(cell)
-    if jobs <= 1 or len(folds) >= 2 * jobs:
-        return list(folds.values())
-    return [[cell] for cell in cells]
+        fold = (cell.fold.repeat, cell.fold.fold, cell.seed)
+        folds.setdefault(fold, []).append(cell)
+        families.setdefault((*fold, family(cell.method, grid.experiment)), []).append(cell)
+    enough = jobs <= 1 or len(folds) >= 2 * jobs
+    return list((folds if enough else families).values())
 
 
 def _run_group(

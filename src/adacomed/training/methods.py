@@ -48,6 +48,7 @@ SINGLE = "-large"
 ON_REQUEST = ("meta-transformer", "onellm", "multimodal-pred", "flex-moe", "healnet", HAIM)
 READ_RAW = ("meta-transformer", "onellm", "multimodal-pred")  # series, images and notes
 WITH_SMALL = ("adacomed", "small", "average")
+FAMILY = (*WITH_SMALL, "large-ensemble")
 VARIED = ("preset", "model.", "small.", "training.", "baselines.", "inputs.")
 
 
@@ -142,6 +143,15 @@ def variant(name: str, experiment: Experiment) -> tuple[str, Experiment]:
         small = experiment.small.model_copy(update={"kind": base})
         experiment = experiment.model_copy(update={"small": small})
     return base, experiment
+
+
+def family(name: str, experiment: Experiment) -> str:
+    """Methods of one family share what they train in a fold: one process should have them all."""
+    base, settings = variant(name, experiment)
+    if base not in FAMILY:
+        return name
+    free = settings.model.model_copy(update={"strategy": None})
+    return settings.model_copy(update={"model": free}).model_dump_json()
 
 
 def reads_raw(name: str, experiment: Experiment) -> bool:

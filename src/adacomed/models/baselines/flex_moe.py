@@ -194,6 +194,10 @@ class FlexMoE(nn.Module):
         self.position = nn.Parameter(torch.zeros(M, H))
         self.auxiliary_weight, self.auxiliary = auxiliary_weight, None
 
+    def warm_up_order(self, batch: Batch) -> Tensor:
+        """Rows (B,) in which the first epochs meet the training patients."""
+        return complete_first(batch.present)
+
     def forward(self, batch: Batch) -> Output:
         """Logits (B, K), and the gates, mean over tokens and blocks, as `router` (B, 2^M − 1)."""
         present = batch.present

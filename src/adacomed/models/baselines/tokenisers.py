@@ -82,9 +82,7 @@ class ImageTokens(nn.Module):
     def __init__(self, name: str, shape: raw.ImageShape, *, width: int, most: int) -> None:
         super().__init__()
         if shape.size < PATCH:
-            raise InputError(
-                f"{name}: images of {shape.size} px, smaller than a patch; expected ≥ {PATCH} px"
-            )
+            raise InputError(f"{name}: images of {shape.size} px; expected ≥ {PATCH}, one patch")
         self.name, self.most = name, most
         self.stem = nn.Conv2d(3, width, kernel_size=PATCH, stride=PATCH)
         self.position = _learned((shape.size // PATCH) ** 2, width)
@@ -99,10 +97,9 @@ class ImageTokens(nn.Module):
 
 
 class SeriesTokens(nn.Module):
-    """One token a time stamp: a circular convolution over three steps, and the hour.
+    """One token a time stamp: Meta-Transformer's circular convolution over three steps, and hours.
 
-    Circular over the patient's own steps, so that no padding is ever seen (Meta-Transformer's
-    series stem is `Conv1d(kernel_size=3, padding_mode="circular", bias=False)`).
+    Circular over the patient's own steps, so that no padding is ever seen.
     """
 
     def __init__(self, name: str, shape: raw.SeriesShape, *, width: int, most: int) -> None:
@@ -194,13 +191,12 @@ def _tokeniser(name: str, shape: raw.Shape, width: int, limits: Limits, train: b
 
 
 def latest_images(images: raw.Images, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The last `most` images of each patient, each image once.
+    """The last `most` images of each patient.
 
     Returns:
-        rows (U,) of `images.pixels` that occur, slot (B, I) into these rows, and here (B, I).
+        Rows (U,) of `pixels` that occur, each once; slot (B, I) into these; here (B, I).
     """
-    none = images.item == raw.NONE
-    hours = images.hours.nan_to_num(0.0).masked_fill(none, -torch.inf)
+    hours = images.hours.nan_to_num(0.0).masked_fill(images.item == raw.NONE, -torch.inf)
     item = images.item.gather(1, hours.argsort(dim=1, stable=True)[:, -most:])
     here = item != raw.NONE
     rows, inverse = torch.unique(item[here], return_inverse=True)
@@ -217,11 +213,10 @@ def normalised(pixels: Tensor, scale: tuple[RGB, RGB], dtype: torch.dtype) -> Te
 
 def spread(features: Tensor, slot: Tensor, here: Tensor) -> Tokens:
     """Features of images (U, P, width) to the patients that have them, as slot, here (B, I) say."""
-    B, (U, P, width) = len(slot), features.shape
-    if U == 0:
-        return Tokens(features.new_zeros(B, 0, width), here[:, :0])
+    if not len(features):
+        return Tokens(features.new_zeros(len(slot), 0, features.shape[2]), here[:, :0])
     x = torch.where(here[..., None, None], features[slot], 0.0)  # (B, I, P, width)
-    return Tokens(x.flatten(1, 2), here[..., None].expand(-1, -1, P).flatten(1))
+    return Tokens(x.flatten(1, 2), here[..., None].expand(x.shape[:3]).flatten(1))
 
 
 def sinusoidal(hours: Tensor, width: int) -> Tensor:
