@@ -19,14 +19,10 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from adacomed.errors import InputError
-from adacomed.models.baselines.onellm import (
-    CLIP_SCALE,
-    ExpertBlock,
-    build_onellm,
-    load_backbones,
-    tiny_backbones,
-)
+from adacomed.models.baselines.backbones import load_backbones, tiny_backbones
+from adacomed.models.baselines.onellm import CLIP_SCALE, build_onellm
 from adacomed.models.baselines.tokenisers import Tokens
+from adacomed.models.baselines.universal_projection import ExpertBlock
 from adacomed.models.raw import NONE, ImageShape, SeriesShape, TextShape
 from tests.models.raw_batches import SHAPES, make_raw_batch
 from tests.models.test_tokenisers import (

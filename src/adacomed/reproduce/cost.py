@@ -2,8 +2,8 @@
 
 Counted: parameters, operations (a multiplication and an addition are two) and memory (weights,
 gradients, Adam's two moments, and every tensor that the backward pass keeps). Measured: time of a
-step on this machine, for the methods that fit here. The two large ones are counted on PyTorch's meta
-device, which holds shapes and no numbers.
+step on this machine, for the methods that fit here. The two large ones are counted on PyTorch's
+meta device, which holds shapes and no numbers.
 """
 
 from __future__ import annotations

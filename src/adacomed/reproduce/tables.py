@@ -32,8 +32,8 @@ WITH_MULTIMODAL_PRED = "adacomed?small.kind=multimodal-pred"
 HEAVY = ("meta-transformer", "onellm")  # fine-tuned as a whole: not in repeated cross-validation
 MODERN = ("flex-moe", "healnet", "haim", "late-fusion", "weighted-late-fusion", "forest")
 NAMES = {
-    "meta-transformer": "Meta-Transformer",
-    "onellm": "OneLLM",
+    "meta-transformer": "Meta-Transformer (small, from random weights)",
+    "onellm": "OneLLM (small, around random frozen models)",
     "large-ensemble": "Large-Ensemble",
     "multimodal-pred": "MultimodalPred-Small",
     WITH_MULTIMODAL_PRED: "AdaCoMed with MultimodalPred-Small",

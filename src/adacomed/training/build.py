@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from adacomed.encoders.weights import load_tensors
 from adacomed.models.adacomed import SmallModel
+from adacomed.models.baselines.backbones import load_backbones, tiny_backbones
 from adacomed.models.baselines.ensemble import Average, LargeEnsemble
 from adacomed.models.baselines.flex_moe import build_flex_moe
 from adacomed.models.baselines.healnet import build_healnet
@@ -19,7 +20,7 @@ from adacomed.models.baselines.meta_transformer import (
     build_meta_transformer,
     load_trunk,
 )
-from adacomed.models.baselines.onellm import build_onellm, load_backbones, tiny_backbones
+from adacomed.models.baselines.onellm import OneLLM, build_onellm
 from adacomed.models.baselines.single import SingleLarge
 from adacomed.models.members import Members
 from adacomed.models.presets import Preset, build_adacomed
@@ -117,6 +118,34 @@ def _onellm(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Modu
         clip, lm = tiny_backbones()
     size = UPM_SIZES[settings["size"]]
     return build_onellm(fitted.shapes, classes=classes, clip=clip, lm=lm, **size)
+
+
+def stored(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that a run keeps: all but frozen published models, which `build_from_spec` loads.
+
+    These are OneLLM's CLIP and language model, tens of gigabytes at their published size.
+    """
+    elsewhere = tuple(
+        f"{name}.{part}." if name else f"{part}."
+        for name, module in model.named_modules()
+        if isinstance(module, OneLLM)
+        for part in ("encoder.clip", "lm")
+    )
+    return {k: v for k, v in model.state_dict().items() if not k.startswith(elsewhere)}
+
+
+def restore(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put what `stored` gave into a model of the same spec.
+
+    Raises:
+        RuntimeError: a weight is missing, unknown or of another shape.
+    """
+    missing = stored(model).keys() - weights.keys()
+    if missing:
+        raise RuntimeError(f"weights are missing: {sorted(missing)[0]}")
+    unknown = model.load_state_dict(weights, strict=False).unexpected_keys
+    if unknown:
+        raise RuntimeError(f"unknown weights: {unknown[0]}")
 
 
 def start_from_published(model: nn.Module, spec: dict[str, Any]) -> None:

@@ -28,12 +28,12 @@ from adacomed.models.batch import Output
 from adacomed.models.mome import modality_subsets
 from adacomed.readers.tabular import TableEncoder
 from adacomed.schema import CohortCard, RunFiles
-from adacomed.training.build import build_from_spec
+from adacomed.training.build import build_from_spec, restore, stored
 from adacomed.training.raw_fit import FittedRaw
 from adacomed.training.scaling import FittedInputs, Standardiser
 from adacomed.training.trained import Trained
 
-FORMAT = 1
+FORMAT = 2  # of inputs.json: 2 keeps the settings of the small model and of the baselines
 _PACKAGES = ("torch", "numpy", "polars", "scikit-learn", "scipy", "safetensors", "transformers")
 
 
@@ -97,7 +97,7 @@ def save_run(
     encoders: dict[str, str],
 ) -> None:
     """Write config.yaml, environment.json, model.safetensors and inputs.json into `folder`."""
-    tensors = {f"model.{k}": v.contiguous() for k, v in trained.model.state_dict().items()}
+    tensors = {f"model.{k}": v.contiguous() for k, v in stored(trained.model).items()}
     for m, s in trained.fitted.large.items():
         tensors[f"inputs.{m}.mean"] = torch.from_numpy(s.mean.copy())
         tensors[f"inputs.{m}.scale"] = torch.from_numpy(s.scale.copy())
@@ -151,8 +151,12 @@ def load_run(folder: Path) -> Run:
     try:
         meta = json.loads(file.read_text("utf-8"))
         tensors = load_file(folder / RunFiles.MODEL)
-        if meta["format"] > FORMAT:
-            raise InputError(f"{folder}: written by a newer adacomed ({meta['adacomed']})")
+        if meta["format"] != FORMAT:
+            age = "a newer" if meta["format"] > FORMAT else "an older"
+            raise InputError(
+                f"{folder}: written by {age} adacomed ({meta['adacomed']}); train it again, or "
+                f"read it with that version"
+            )
         trained = _rebuild(meta, tensors)
         card = CohortCard.model_validate(meta["cohort"])
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, SafetensorError) as error:
@@ -178,7 +182,7 @@ def _rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Trained:
     fitted = FittedInputs(large, meta["native"], tables, meta["small"], meta["own"], raw)
     model = build_from_spec(meta["spec"], fitted, len(meta["classes"]))
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    model.load_state_dict(weights)
+    restore(model, weights)
     return Trained(
         model=model.eval(),
         fitted=fitted,

@@ -12,12 +12,10 @@ Source: Han et al. 2024, arXiv 2312.03700 (CLIP ViT-L/14, LLaMA-2-7B, 384 M trai
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,10 +30,10 @@ from adacomed.models.baselines.tokenisers import (
     normalised,
     spread,
 )
+from adacomed.models.baselines.universal_projection import UniversalProjection
 from adacomed.models.batch import Batch, Output
 
 CLIP_SCALE = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
 
 
 class UniversalEncoder(nn.Module):
@@ -91,114 +89,6 @@ class UniversalEncoder(nn.Module):
             x = F.interpolate(x, (side, side), mode="bicubic", antialias=True)
         seen = self.clip(pixel_values=x).last_hidden_state  # (U, 1 + patches, width)
         return spread(self.clip.post_layernorm(seen), slot, here)
-
-
-class ExpertBlock(nn.Module):
-    """A LLaMA-style block without positions or a causal mask, and without biases."""
-
-    def __init__(self, width: int, *, heads: int) -> None:
-        super().__init__()
-        hidden = (
-            -(-(8 * width // 3) // 256) * 256
-        )  # LLaMA: 2/3 · 4 · width, up to a multiple of 256
-        self.heads = heads
-        self.norm1, self.norm2 = nn.RMSNorm(width, eps=1e-5), nn.RMSNorm(width, eps=1e-5)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Tensor, here: Tensor) -> Tensor:
-        """x (B, L, width); nobody attends to a token where `here` (B, L) is false."""
-        B, L, width = x.shape
-        qkv = self.qkv(self.norm1(x)).view(B, L, 3, self.heads, width // self.heads)
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, heads, L, width/heads)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=here[:, None, None])
-        x = x + self.out(mixed.transpose(1, 2).reshape(B, L, width))
-        gate, up = self.gate_up(self.norm2(x)).chunk(2, -1)
-        y: Tensor = x + self.down(F.silu(gate) * up)
-        return y
-
-
-class Route(nn.Module):
-    """What a modality has of its own in the projection module.
-
-    The router reads tokens before the experts, so on the learned `queries` its weights depend on
-    the modality alone, in the original too.
-    """
-
-    def __init__(
-        self, width_in: int, width_out: int, *, width: int, tokens: int, experts: int
-    ) -> None:
-        super().__init__()
-        self.enter = nn.Sequential(nn.Linear(width_in, width), nn.LayerNorm(width))
-        self.queries = nn.Parameter(torch.empty(tokens, width).normal_(std=0.02))
-        self.router = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, experts)
-        )
-        self.leave = nn.Sequential(nn.Linear(width, width_out), nn.LayerNorm(width_out))
-        self.start, self.end = (nn.Parameter(torch.rand(1, width_out)) for _ in range(2))
-
-
-class UniversalProjection(nn.Module):
-    """A modality's tokens → a start tag, `tokens` tokens and an end tag for the language model.
-
-    Args:
-        modalities: names, each with a `Route` of its own.
-        experts, depth, heads, width: experts shared by all modalities, blocks in each, their shape.
-        width_in, width_out: of the encoder's tokens and of the language model's.
-    """
-
-    def __init__(
-        self,
-        modalities: Sequence[str],
-        *,
-        width_in: int,
-        width_out: int,
-        experts: int,
-        depth: int,
-        heads: int,
-        width: int,
-        tokens: int,
-    ) -> None:
-        super().__init__()
-        self.modalities = list(modalities)
-        self.routes = nn.ModuleList(
-            Route(width_in, width_out, width=width, tokens=tokens, experts=experts)
-            for _ in modalities
-        )
-        self.experts = nn.ModuleList(
-            nn.ModuleList(ExpertBlock(width, heads=heads) for _ in range(depth))
-            for _ in range(experts)
-        )
-
-    def forward(self, found: Mapping[str, Tokens]) -> Tokens:
-        """Modality → tokens; all modalities one after the other, an absent one's masked."""
-        parts = []
-        for name, route in zip(self.modalities, self.routes, strict=True):
-            here, x = found[name].here, found[name].x
-            rows = here.any(1).nonzero()[:, 0]  # who has the modality at all
-            y = self.project(route, x[rows], here[rows])
-            full = y.new_zeros(len(here), *y.shape[1:]).index_copy(0, rows, y)
-            parts.append(Tokens(full, here.any(1, keepdim=True).expand(full.shape[:2])))
-        return join(parts)
-
-    def project(self, route: Any, x: Tensor, here: Tensor) -> Tensor:
-        """x (R, L, width_in), here (R, L) → (R, 1 + tokens + 1, width_out)."""
-        R, T = len(x), len(route.queries)
-        x = route.enter(x.to(route.queries.dtype))  # CLIP's dtype may be coarser
-        x = torch.cat([route.queries.expand(R, -1, -1), x], 1)
-        here = torch.cat([here.new_ones(R, T), here], 1)
-        weight = route.router(x[:, :T]).sigmoid()  # (R, tokens, experts)
-        weight = weight / weight.sum(-1, keepdim=True)
-        mixed = torch.zeros_like(x[:, :T])
-        for e, blocks in enumerate(self.experts):
-            y = x
-            for block in blocks.children():
-                y = block(y, here)
-            mixed = mixed + weight[..., e, None] * y[:, :T]
-        start, end = (tag.expand(R, 1, -1) for tag in (route.start, route.end))
-        return torch.cat([start, route.leave(mixed), end], 1)
 
 
 class OneLLM(nn.Module):
@@ -309,94 +199,3 @@ def build_onellm(
         tokens=tokens,
     )
     return OneLLM(encoder=encoder, projection=projection, lm=lm, prompt=prompt, classes=classes)
-
-
-def tiny_backbones(vocabulary: int = 128, seed: int = 0) -> tuple[Any, Any]:
-    """A CLIPVisionModel (32 px) and a LlamaModel, 32 wide with random weights.
-
-    For tests and for machines without weights; results must then say "random weights". The random
-    state of the process is left as it was.
-
-    Raises:
-        InputError: transformers is not installed.
-    """
-    t = _transformers()
-    shape = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "initializer_range": 32**-0.5,  # at the usual 0.02 so narrow a layer passes nothing on
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        clip = t.CLIPVisionModel(t.CLIPVisionConfig(**shape, image_size=32, patch_size=16))
-        lm = t.LlamaModel(t.LlamaConfig(**shape, vocab_size=vocabulary))
-    return clip.eval(), lm.eval()
-
-
-def load_backbones(clip: str, lm: str, device: str = "cpu") -> tuple[Any, Any]:
-    """A CLIPVisionModel and a decoder; float32 on a CPU, else bfloat16 where the device can.
-
-    Args:
-        clip, lm: each a folder as save_pretrained writes it, or a hub id (cached or fetched);
-            weights as safetensors only. The original's are CLIP ViT-L/14 and LLaMA-2-7B.
-        device: "cpu" or "cuda".
-    Raises:
-        InputError: not to be found or read, no such device, or a parameter not in the file.
-    """
-    if not device.startswith("cpu") and not torch.cuda.is_available():
-        raise InputError(f"device {device!r}: torch sees no CUDA device here; use device='cpu'")
-    t = _transformers()
-    return _load(t.CLIPVisionModel, clip, device), _load(t.AutoModel, lm, device)
-
-
-def _load(kind: Any, source: str, device: str) -> Any:
-    """Everything out of the file, in evaluation mode; no code of a repository is run."""
-    whole = device.startswith("cpu") or not torch.cuda.is_bf16_supported()
-    try:
-        with _quiet():
-            model, info = kind.from_pretrained(
-                source,
-                dtype=torch.float32 if whole else torch.bfloat16,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (SafetensorError, *UNREADABLE) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise InputError(
-            f"{source}: not a model that transformers can load ({reason}); give a folder as "
-            f"save_pretrained writes it, or a hub id"
-        ) from None
-    absent = [str(n) for key in ("missing_keys", "mismatched_keys") for n in sorted(info[key])]
-    if absent:
-        raise InputError(
-            f"{source}: {len(absent)} parameters are not in the weights file ({absent[0]}, …), "
-            f"the model would be partly random"
-        )
-    return model.eval().requires_grad_(False).to(device)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' bars and its tables of what the file holds beside the model."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise InputError("OneLLM needs transformers: pip install 'adacomed[paper]'") from None
-    return transformers

@@ -1,8 +1,7 @@
 """Raw and vector inputs → tokens: what Meta-Transformer and OneLLM put before their transformers.
 
-One tokeniser a kind of input (`models/raw.py`). A token that is not real is zero and masked; what
-an absent modality's rows hold is replaced before any layer. Tokens carry their own positions, so
-their order in a sequence means nothing.
+One tokeniser a kind of input (`models/raw.py`). A token that is not real is zero and masked. Tokens
+carry their own positions, so their order in a sequence means nothing.
 """
 
 from __future__ import annotations
