@@ -82,10 +82,14 @@ def _fraction(
     return Fold(number, 0, kept, whole.test, whole.val)
 
 
-def figure_5(study: Study) -> Artefact:
+def figure_5(
+    study: Study,
+    lambdas: tuple[float, ...] = LAMBDAS,
+    dimensions: tuple[int, ...] = DIMENSIONS,
+) -> Artefact:
     """AUROC over λ and over d."""
-    variants = {("lambda", at): f"adacomed?model.lambda={at}" for at in LAMBDAS}
-    variants |= {("d", float(at)): f"adacomed?model.d={at}" for at in DIMENSIONS}
+    variants = {("lambda", at): f"adacomed?model.lambda={at}" for at in lambdas}
+    variants |= {("d", float(at)): f"adacomed?model.d={at}" for at in dimensions}
     rows = []
     title = ""
     for one in study.tasks():

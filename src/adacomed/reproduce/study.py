@@ -21,6 +21,7 @@ from adacomed.training.methods import Problem, check_methods, reads_raw
 from adacomed.training.neural import Trainer
 from adacomed.training.prepare import Prepared, comparison_folds, one_fold, prepare
 
+PAPER_MODALITIES = {"mmist-ccrcc": ("ct", "wsi", "clinical")}  # of Tables 4 and 5
 PAPER_COLUMNS = {  # name in the paper → ours; its Auprc on MMIST is that of our class 0, alive
     "Acc": "acc",
     "Auroc": "auroc",
@@ -96,9 +97,11 @@ class Study:
         for task in [self.task] if self.task else card.tasks:
             yield replace(self, task=task)
 
-    def trainer(self, *changes: str) -> tuple[Prepared, Trainer, Fold]:
+    def trainer(
+        self, *changes: str, modalities: Sequence[str] | None = None
+    ) -> tuple[Prepared, Trainer, Fold]:
         """AdaCoMed's trainer on the cohort's own split, for experiments that look inside."""
-        experiment = self.experiment("split.kind=auto", *changes)
+        experiment = self.experiment("split.kind=auto", *changes, modalities=modalities)
         prepared = self.prepared(experiment)
         fold = one_split(experiment, prepared)
         problem = Problem(experiment, prepared.inputs, fold, prepared.task, experiment.seed)

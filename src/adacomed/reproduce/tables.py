@@ -16,6 +16,7 @@ from adacomed.report import paper
 from adacomed.reproduce.study import (
     ALIVE_COLUMNS,
     PAPER_COLUMNS,
+    PAPER_MODALITIES,
     Artefact,
     Study,
     beside_paper,
@@ -27,7 +28,6 @@ from adacomed.schema import TEST, Predictions
 from adacomed.training.loader import sides
 from adacomed.training.methods import SINGLE
 
-PAPER_MODALITIES = {"mmist-ccrcc": ("ct", "wsi", "clinical")}  # of Tables 4 and 5
 WITH_MULTIMODAL_PRED = "adacomed?small.kind=multimodal-pred"
 HEAVY = ("meta-transformer", "onellm")  # fine-tuned as a whole: not in repeated cross-validation
 MODERN = ("flex-moe", "healnet", "haim", "late-fusion", "weighted-late-fusion", "forest")

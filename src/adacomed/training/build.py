@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from adacomed.encoders.weights import load_tensors
+from adacomed.errors import InputError, nearest
 from adacomed.models.adacomed import SmallModel
 from adacomed.models.baselines.backbones import load_backbones, tiny_backbones
 from adacomed.models.baselines.ensemble import Average, LargeEnsemble
@@ -28,6 +29,7 @@ from adacomed.models.small.multimodal_pred import build_multimodal_pred
 from adacomed.models.small.shallow import ShallowSmall
 from adacomed.training.scaling import FittedInputs
 
+T = TypeVar("T")
 UPM_SIZES: dict[str, dict[str, Any]] = {  # of OneLLM's projection module
     "tiny": {"width": 32, "depth": 1, "heads": 2, "tokens": 4},
     "small": {"width": 64, "depth": 2, "heads": 4, "tokens": 8},
@@ -44,22 +46,38 @@ def build_from_spec(spec: dict[str, Any], fitted: FittedInputs, classes: int) ->
 
 
 def build_small(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> SmallModel:
-    """The small model of a spec: its "small" holds the experiment's settings for it."""
+    """The small model of a spec: its "small" holds the experiment's settings for it.
+
+    Raises:
+        InputError: it names a modality that is not there to be read, or another width is needed.
+    """
     settings = spec["small"]
+    named, width = settings["modalities"], settings["width"]
     if settings["kind"] == "multimodal-pred":
-        named = settings["modalities"]  # None: it reads everything
+        if width % 4:
+            raise InputError(f"multimodal-pred: small.width {width} is not a multiple of 4")
         return build_multimodal_pred(
-            {m: s for m, s in fitted.shapes.items() if not named or m in named},
+            _chosen(fitted.shapes, named),
             classes=classes,
-            width=settings["width"],
+            width=width,
             resnet=settings["resnet"],
         )
     return ShallowSmall(
-        fitted.small_widths,
-        width=settings["width"],
+        _chosen(fitted.small_widths, named),
+        width=width,
         classes=classes,
         dropout=settings["dropout"],
     )
+
+
+def _chosen(there: Mapping[str, T], named: Sequence[str] | None) -> dict[str, T]:
+    """Those of `there` that are named, in its order; None names all."""
+    for name in named or []:
+        if name not in there:
+            raise InputError(
+                f"small.modalities: {name!r} is not there for the small model{nearest(name, there)}"
+            )
+    return {name: x for name, x in there.items() if named is None or name in named}
 
 
 def _adacomed(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
@@ -140,12 +158,12 @@ def restore(model: nn.Module, weights: dict[str, Tensor]) -> None:
     Raises:
         RuntimeError: a weight is missing, unknown or of another shape.
     """
-    missing = stored(model).keys() - weights.keys()
-    if missing:
-        raise RuntimeError(f"weights are missing: {sorted(missing)[0]}")
-    unknown = model.load_state_dict(weights, strict=False).unexpected_keys
-    if unknown:
-        raise RuntimeError(f"unknown weights: {unknown[0]}")
+    wanted = stored(model).keys()
+    if missing := wanted - weights.keys():
+        raise RuntimeError(f"weights are missing: {min(missing)}")
+    if unknown := weights.keys() - wanted:  # one of a frozen model's too
+        raise RuntimeError(f"unknown weights: {min(unknown)}")
+    model.load_state_dict(weights, strict=False)
 
 
 def start_from_published(model: nn.Module, spec: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ What is fitted on them (ranges, document vectors) is in `raw_fit.py`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from adacomed.cohort.cohort import Cohort
 from adacomed.cohort.items import Source
 from adacomed.cohort.sources import modality_source
+from adacomed.cohort.table import LARGEST
 from adacomed.errors import InputError
 from adacomed.models.raw import NONE
 from adacomed.schema import FileCard, Samples, SeriesCard, TextCard
@@ -58,8 +60,10 @@ class RawSeries:
 
     def fingerprint(self) -> bytes:
         """Digest of everything."""
-        parts = (self.start, self.hours, self.variable, self.value)
-        return hashlib.sha256(b"".join(np.ascontiguousarray(p).tobytes() for p in parts)).digest()
+        digest = hashlib.sha256(json.dumps([*self.names, len(self.start)]).encode())
+        for part in (self.start, self.hours, self.variable, self.value):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.digest()
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,10 @@ class RawItems:
 
     def fingerprint(self) -> bytes:
         """Digest of everything."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.pixels).tobytes())
-        digest.update("\n".join([*self.texts, *self.view]).encode())
-        digest.update(self.item.tobytes() + self.hours.tobytes())
+        words = [self.texts, self.view, self.item.shape]
+        digest = hashlib.sha256(json.dumps(words).encode())
+        for part in (self.pixels, self.item, self.hours):
+            digest.update(np.ascontiguousarray(part).tobytes())
         return digest.digest()
 
 
@@ -125,7 +130,7 @@ def _series(cohort: Cohort, name: str) -> RawSeries:
     place = {s: i for i, s in enumerate(cohort.samples[SAMPLE].to_list())}
     found = [
         (place[item.sample_id], series)
-        for item, series in zip(source.items, _read(source), strict=True)
+        for item, series in zip(source.items, _read(source, name), strict=True)
     ]
     found.sort(key=lambda pair: pair[0])
     counts = np.zeros(len(place), np.int64)
@@ -156,19 +161,32 @@ def _items(cohort: Cohort, name: str, card: FileCard | TextCard) -> RawItems:
     hours = np.full((len(listed), most), np.nan, np.float32)
     view = [""] * len(source.items)
     for i, (sample, cells) in enumerate(zip(cohort.samples[SAMPLE].to_list(), listed, strict=True)):
-        mine = rows.get(sample, [])
-        told = list(dict.fromkeys(cells)) if len(mine) != len(cells) else cells
-        stamps = [_hour(c[1], name, sample) if card.time else 0.0 for c in told[: len(mine)]]
-        for k, place in enumerate(np.argsort(stamps, kind="stable")):
-            item[i, k], hours[i, k] = mine[place], stamps[place]
-            if getattr(card, "view", None):
-                view[mine[place]] = told[place][-1] or ""
+        told = zip(rows.get(sample, []), _told(cells, name, card, sample), strict=True)
+        for k, (row, (hour, kind)) in enumerate(sorted(told, key=lambda pair: pair[1][0])):
+            item[i, k], hours[i, k], view[row] = row, hour, kind
     if isinstance(card, TextCard):
-        texts = tuple(str(t) for t in _read(source))
+        texts = tuple(str(t) for t in _read(source, name))
         return RawItems(np.zeros((0, 1, 1), np.uint8), texts, (), item, hours)
-    pixels = [_grey(image) for image in _read(source)]
+    pixels = [_grey(image) for image in _read(source, name)]
     stack = np.stack(pixels) if pixels else np.zeros((0, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     return RawItems(stack, (), tuple(view), item, hours)
+
+
+def _told(
+    cells: Sequence[tuple[str | None, ...]], name: str, card: FileCard | TextCard, sample: str
+) -> list[tuple[float, str]]:
+    """(hours, view) of each of a sample's items, in the order of its source.
+
+    A file that is listed twice is one item, of the earliest of its times.
+    """
+    found: dict[object, tuple[float, str]] = {}
+    for n, row in enumerate(cells):
+        hour = _hour(row[1], name, sample) if card.time else 0.0
+        kind = (row[-1] or "") if getattr(card, "view", None) else ""
+        key = n if card.root is None else row[0]
+        if key not in found or hour < found[key][0]:
+            found[key] = (hour, kind)
+    return list(found.values())
 
 
 def _rows_by_sample(source: Source) -> dict[str, list[int]]:
@@ -178,22 +196,24 @@ def _rows_by_sample(source: Source) -> dict[str, list[int]]:
     return rows
 
 
-def _read(source: Source) -> Iterator[Any]:
+def _read(source: Source, name: str) -> Iterator[Any]:
     for first in range(0, len(source.items), READ_AT_ONCE):
         rows = range(first, min(first + READ_AT_ONCE, len(source.items)))
         for position, value in zip(rows, source.read(rows), strict=True):
             if isinstance(value, InputError):
-                raise InputError(f"sample {source.items[position].sample_id}: {value}")
+                sample = source.items[position].sample_id
+                raise InputError(f"modality {name!r}, sample {sample}: {value}")
             yield value
 
 
 def _hour(text: str | None, name: str, sample: str) -> float:
     try:
-        return float(text) if text is not None else 0.0
+        hour = float(text) if text is not None else 0.0
     except ValueError:
-        raise InputError(
-            f"modality {name!r}, sample {sample}: its time is not a number of hours"
-        ) from None
+        hour = float("nan")
+    if not abs(hour) <= LARGEST:
+        raise InputError(f"modality {name!r}, sample {sample}: its time is not a number of hours")
+    return hour
 
 
 def _grey(image: object) -> NDArray[np.uint8]:

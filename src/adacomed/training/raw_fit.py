@@ -31,7 +31,10 @@ RANGE = (1.0, 99.0)  # percentiles of a variable in training that become 0 and 1
 
 @dataclass(frozen=True)
 class SeriesRange:
-    """Per variable the training range that becomes [0, 1]; values beyond it are clipped."""
+    """Per variable the training range that becomes [0, 1]; values beyond it are clipped.
+
+    A variable that no training patient has is none: a model could not have learned from it.
+    """
 
     names: tuple[str, ...]
     low: NDArray[np.float32]  # (V,)
@@ -40,25 +43,25 @@ class SeriesRange:
     @classmethod
     def fit(cls, series: RawSeries) -> SeriesRange:
         """From the training patients' measurements."""
-        low, high = np.zeros(len(series.names)), np.ones(len(series.names))
-        for v in range(len(series.names)):
-            seen = series.value[series.variable == v]
-            if len(seen):
-                low[v], high[v] = np.percentile(seen, RANGE)
-        return cls(series.names, low.astype(np.float32), high.astype(np.float32))
+        seen = np.unique(series.variable)
+        names = tuple(series.names[v] for v in seen)
+        ends = [np.percentile(series.value[series.variable == v], RANGE) for v in seen]
+        low, high = np.array(ends, np.float32).reshape(-1, 2).T.copy()
+        return cls(names, low, high)
 
     def events(self, series: RawSeries | None, n: int) -> Events:
         """The series of n samples on their own time stamps; another variable is left out."""
         V = len(self.names)
         if series is None:
             return Events(torch.full((n, 1), torch.nan), torch.full((n, 1, V), torch.nan))
-        known = np.array([self.names.index(x) if x in self.names else -1 for x in series.names])
+        number = {name: v for v, name in enumerate(self.names)}
+        known = np.array([number.get(name, -1) for name in series.names], np.int64)
         steps = [self._steps(series, i, known) for i in range(n)]
         T = max((len(hours) for hours, _ in steps), default=0) or 1
-        hours, value = np.full((n, T), np.nan), np.full((n, T, V), np.nan)
+        hours, value = np.full((n, T), np.nan, np.float32), np.full((n, T, V), np.nan, np.float32)
         for i, (mine, values) in enumerate(steps):
             hours[i, : len(mine)], value[i, : len(mine)] = mine, values
-        return Events(torch.tensor(hours).float(), torch.tensor(value).float())
+        return Events(torch.from_numpy(hours), torch.from_numpy(value))
 
     def _steps(
         self, series: RawSeries, i: int, known: NDArray[np.int64]
@@ -97,7 +100,7 @@ class FittedRaw:
             if isinstance(mine, RawSeries):
                 fitted.series[name] = SeriesRange.fit(mine)
                 continue
-            used = np.unique(mine.item[mine.item != NONE])
+            used = mine.item[mine.item != NONE]  # of each patient in time order
             if mine.texts:
                 texts = [mine.texts[i] for i in used]
                 fitted.notes[name] = DocumentVectors.fit(texts, seed=seed)
@@ -166,15 +169,18 @@ class FittedRaw:
     def load(cls, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> FittedRaw:
         """What `save` gave."""
 
-        def mine(name: str) -> dict[str, NDArray[Any]]:
-            start = f"raw.{name}."
-            return {
-                k.removeprefix(start): v.numpy() for k, v in tensors.items() if k.startswith(start)
-            }
+        def mine(name: str, *parts: str) -> dict[str, NDArray[Any]]:
+            return {part: tensors[f"raw.{name}.{part}"].numpy() for part in parts}
 
         return cls(
-            {m: SeriesRange(tuple(v), **mine(m)) for m, v in state["series"].items()},
-            {m: DocumentVectors.from_arrays(mine(m), s) for m, s in state["notes"].items()},
+            {
+                m: SeriesRange(tuple(v), **mine(m, "low", "high"))
+                for m, v in state["series"].items()
+            },
+            {
+                m: DocumentVectors.from_arrays(mine(m, "input", "output", "count"), s)
+                for m, s in state["notes"].items()
+            },
             {m: tuple(v) for m, v in state["views"].items()},
         )
 

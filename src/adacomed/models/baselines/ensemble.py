@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adacomed.models.batch import Batch, Output
 from adacomed.models.mome import mlp
@@ -24,13 +24,21 @@ class LargeEnsemble(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Logits (B, K), as the whole prediction and as the large branch."""
+        logits = self.head(self.combine(batch.embeddings, batch.present))
+        return Output(logits=logits, logits_large=logits)
+
+    def combine(self, embeddings: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """Embeddings m → (B, D_m), present (B, M) → side by side with flags, (B, Σ D_m + M)."""
         parts = [
-            torch.where(batch.present[:, m, None], batch.embeddings[name], 0.0)
+            torch.where(present[:, m, None], embeddings[name], 0.0)
             for m, name in enumerate(self.modalities)
         ]
-        flags = batch.present.to(parts[0].dtype)
-        logits = self.head(torch.cat([*parts, flags], dim=-1))
-        return Output(logits=logits, logits_large=logits)
+        return torch.cat([*parts, present.to(parts[0].dtype)], dim=-1)
+
+    def hidden(self, embeddings: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """The head's hidden layer, (B, H): the fused representation of direct combination."""
+        h: Tensor = self.head[:2](self.combine(embeddings, present))
+        return h
 
 
 class Average(nn.Module):

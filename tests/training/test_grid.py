@@ -1,0 +1,124 @@
+"""A grid of methods and folds: the same numbers in one process and in two, and after a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from adacomed.cohort.split import Fold
+from adacomed.schema import Predictions
+from adacomed.training.grid import Cell, Grid, _groups, run_grid
+from adacomed.training.methods import Problem, run_method
+
+from .conftest import make_experiment, make_inputs
+from .test_checkpoint import CARD
+
+METHODS = ["adacomed", "average", "adacomed?model.strategy=gaussian", "small", "healnet"]
+VARIANTS = ["adacomed?model.d=4", "adacomed?model.d=4&model.lambda=0"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As in the grid's processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def grid(out: Path, methods: list[str], *, folds: int = 1, keep: str | None = None) -> Grid:
+    experiment = make_experiment(
+        training={"epochs": 2, "inner_folds": 2, "members": 1},
+        model={"strategy": "ensemble", "H": 8, "d": 8},
+        small={"width": 8},
+    )
+    rows = np.random.default_rng(0).permutation(60)
+    parts = np.array_split(rows, max(folds, 3))[:folds]
+    layout = [Fold(0, k, np.setdiff1d(rows, p), np.sort(p)) for k, p in enumerate(parts)]
+    return Grid(experiment, make_inputs(60), CARD, "task", layout, methods, out, keep)
+
+
+def computed(grid: Grid, jobs: int = 1) -> tuple[list[str], list[str]]:
+    """(cells that were trained, cells that were reported) of a run."""
+    ticks: dict[str, str] = {}
+    done: list[str] = []
+    run_grid(
+        grid,
+        jobs=jobs,
+        on_tick=lambda name, stage: ticks.update({name: stage}),
+        on_done=lambda cell: done.append(cell.name),
+    )
+    return list(ticks), done
+
+
+def test_two_variants_are_two_methods(tmp_path: Path) -> None:
+    both = grid(tmp_path, VARIANTS)
+    trained, done = computed(both)
+    assert trained == done == [cell.name for cell in both.cells()]
+    rows = both.collect()
+    [a, b] = rows.partition_by(Predictions.METHOD, maintain_order=True)
+    assert [set(x[Predictions.METHOD]) for x in (a, b)] == [{name} for name in VARIANTS]
+    assert not a[Predictions.PROB].equals(b[Predictions.PROB])
+    problem = Problem(both.experiment, both.inputs, both.folds[0], "task", 0)
+    for name, mine in zip(VARIANTS, (a, b), strict=True):
+        assert mine.equals(run_method(name, problem).predictions)
+    assert {v["method"] for v in both.about().values()} == set(VARIANTS)
+    assert all(file.parent == both.store for file in tmp_path.rglob("*.parquet"))
+    assert computed(both) == ([], done)  # on disk: nothing is trained again
+
+
+@pytest.mark.parametrize("folds", [1, 4])
+def test_two_processes_give_the_same_bits(folds: int, tmp_path: Path) -> None:
+    """Few folds: a process has a family of methods; many: a fold."""
+    methods = METHODS if folds == 1 else METHODS[1:4]
+    one = grid(tmp_path / "one", methods, folds=folds)
+    two = grid(tmp_path / "two", methods, folds=folds)
+    groups = _groups(two, two.cells(), 2)
+    assert sorted(map(len, groups)) == ([1, 4] if folds == 1 else [3, 3, 3, 3])
+    names = {cell.name for cell in one.cells()}
+    assert set(computed(one)[1]) == set(computed(two, jobs=2)[1]) == names
+    assert one.collect().equals(two.collect())
+    assert one.collect(".history.parquet").equals(two.collect(".history.parquet"))
+
+
+def test_after_a_stop_the_rest_is_the_same(tmp_path: Path) -> None:
+    whole = grid(tmp_path, METHODS[:4], folds=2)
+    computed(whole)
+    before = whole.collect()
+    lost = [Cell("average", whole.folds[1], 0), Cell(METHODS[2], whole.folds[0], 0)]
+    for cell in lost:
+        (whole.store / f"{cell.name}.parquet").unlink()
+    trained, done = computed(whole)
+    assert set(trained) == {cell.name for cell in lost}
+    assert len(done) == 8
+    assert whole.collect().equals(before)
+
+
+def test_a_variant_may_be_kept_as_a_run(tmp_path: Path) -> None:
+    from adacomed.inference import forward, probabilities
+    from adacomed.training.checkpoint import load_run
+
+    one = grid(tmp_path, VARIANTS, keep=VARIANTS[1])
+    computed(one)
+    run = load_run(tmp_path / "run")
+    assert run.method == VARIANTS[1]
+    test = one.collect().filter(split="test", method=VARIANTS[1])
+    inputs = one.inputs.take(one.folds[0].test)
+    prob = probabilities(forward(run.trained, inputs))[:, 1]
+    assert np.array_equal(prob, test[Predictions.PROB])
+
+
+def test_other_settings_are_other_cells(tmp_path: Path) -> None:
+    a = grid(tmp_path, ["small"])
+    b = Grid(a.experiment, make_inputs(60, seed=1), CARD, "task", a.folds, a.methods, tmp_path)
+    smaller = a.experiment.training.model_copy(update={"epochs": 1})
+    c = Grid(
+        a.experiment.model_copy(update={"training": smaller}),
+        *(a.inputs, CARD, "task", a.folds, a.methods, tmp_path),
+    )
+    assert len({a.store, b.store, c.store}) == 3
+    assert grid(tmp_path, VARIANTS).store == a.store  # methods may be added later
