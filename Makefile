@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test browser clean
+.PHONY: setup demo reproduce test browser clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -19,6 +19,19 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/adacomed demo --out runs/demo
+
+# Every table and figure of the paper that needs no credentialed data, and ours beside them.
+MMIST ?= ../shared/data/mmist-ccrcc
+REPRODUCE = OMP_NUM_THREADS=1 $(BIN)/adacomed reproduce
+reproduce: setup
+	test -e cohorts/mmist-ccrcc || $(BIN)/adacomed cohort build mmist-ccrcc --source $(MMIST) --out cohorts/mmist-ccrcc
+	test -e cohorts/simulated || $(BIN)/adacomed cohort build simulated --samples 1000 --out cohorts/simulated
+	$(BIN)/adacomed reproduce table6 --out runs/reproduce
+	for what in table5 table4 fig2 fig6 ablation; do \
+	  $(REPRODUCE) $$what --cohort cohorts/mmist-ccrcc --out runs/reproduce/mmist || exit 1; done
+	for what in table2 table3 fig2 fig4 fig5 fig6 ablation; do \
+	  $(REPRODUCE) $$what --cohort cohorts/simulated --out runs/reproduce/simulated || exit 1; done
+	$(REPRODUCE) ceiling --out runs/reproduce/ceiling
 
 browser: # the report's tests open it in a real browser
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }

@@ -56,10 +56,10 @@ def figure_2(study: Study) -> Artefact:
         figures={"fig2": paper_figures.domination_panels(cloud, table, title)},
         data={"fig2": table, "fig2-points": cloud},
         notes=[
-            "A trained model's representation of a patient with one modality present, and with all: "
-            "the hidden layer over concatenated embeddings (direct combination), z_large of Eq. "
-            "3 (AdaCoMed). Domination is 0 where fused points lie equally near to every modality's "
-            "cloud, 1 where they lie in one alone; values near .05 are chance."
+            "A trained model's representation of a patient with one modality present, and with "
+            "all: the hidden layer over concatenated embeddings (direct combination), z_large of "
+            "Eq. 3 (AdaCoMed). Domination is 0 where fused points lie equally near to every "
+            "modality's cloud, 1 where they lie in one alone; values near .05 are chance."
         ],
     )
 
