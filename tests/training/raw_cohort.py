@@ -12,7 +12,7 @@ import polars as pl
 import yaml
 from PIL import Image
 
-WORDS = "chest clear effusion fever lungs opacity pain pleural pneumonia stable".split()
+WORDS = ["chest", "clear", "effusion", "fever", "lungs", "opacity", "pain", "pleural", "stable"]
 VARIABLES = ("heart", "lactate", "pressure")
 NOWHERE = "no_such_module_here:embed"  # an encoder whose every use is an error
 ENCODERS = """
@@ -58,7 +58,12 @@ def random_files(n: int = 28, *, seed: int = 0) -> Files:
             name, shape = f"{p}_{k}.png", rng.integers(16, 40, 2)
             files.pixels[name] = rng.integers(0, 160 + 80 * ill, shape).astype(np.uint8)
             hours = None if (i + k) % 6 == 5 else round(float(rng.uniform(0, 48)), 2)
-            row = {"patient": p, "file": name, "taken": hours, "view": ("AP", "PA", None)[(i + k) % 3]}
+            row = {
+                "patient": p,
+                "file": name,
+                "taken": hours,
+                "view": ("AP", "PA", None)[(i + k) % 3],
+            }
             files.xrays.append(row)
         for _ in range(0 if i % 4 == 2 else int(rng.integers(1, 5))):
             text = " ".join(rng.choice(WORDS, int(rng.integers(3, 12))))
@@ -81,7 +86,9 @@ def modalities(encoders: dict[str, str]) -> dict[str, dict[str, Any]]:
         "clinical": {"kind": "tabular", "columns": ["age", "sex"]},
         "vectors": {"kind": "embedding", "root": "vectors"},
     }
-    return {m: card | ({"encoder": encoders[m]} if m in encoders else {}) for m, card in cards.items()}
+    return {
+        m: card | ({"encoder": encoders[m]} if m in encoders else {}) for m, card in cards.items()
+    }
 
 
 def write(

@@ -106,7 +106,7 @@ def test_who_has_none_has_none(files: Files, raw: dict[str, Any]) -> None:
         absent = [row["patient"] not in owners for row in files.patients]
         assert np.isnan(raw[name].placeholder()[:, 0]).tolist() == absent
         assert 0 < sum(absent) < len(absent)
-    assert (raw["xray"].hours[1] != raw["xray"].hours[1]).all()  # NaN where there is no image
+    assert np.array_equal(np.isnan(raw["xray"].hours), raw["xray"].item == NONE)
     assert raw["labs"].names == VARIABLES
 
 
@@ -115,8 +115,7 @@ def test_images_become_grey_squares(tmp_path: Path) -> None:
     halves = np.zeros((20, 60), np.uint8)
     halves[:, 30:] = 200
     files.pixels["p00_0.png"] = halves
-    raw = gathered(tmp_path, files, names=("xray",))["xray"]
-    [image] = [raw.pixels[k] for k in raw.item[0] if k != NONE and raw.pixels[k][0, 0] == 0][:1]
+    image = gathered(tmp_path, files, names=("xray",))["xray"].pixels[0]
     assert image.shape == (224, 224)
     assert (image[:, :100] == 0).all()
     assert (image[:, 124:] == 200).all()
@@ -130,12 +129,14 @@ def test_the_order_of_the_rows_means_nothing(
         rng.shuffle(rows)  # type: ignore[arg-type]
     assert mixed.notes != files.notes
     again = gathered(tmp_path, mixed)
-    known = [i for i in range(28) if len({x[0] for x in items(raw["xray"], i)}) == len(items(raw["xray"], i))]
-    assert len(known) > 15
+    clear = 0  # patients with at most one X-ray of unknown time: two would keep the rows' order
     for i in range(28):
         assert items(again["note"], i) == items(raw["note"], i)
         assert measured(again["labs"], i) == measured(raw["labs"], i)
-    assert all(items(again["xray"], i) == items(raw["xray"], i) for i in known)
+        if len({x[0] for x in items(raw["xray"], i)}) == len(items(raw["xray"], i)):
+            assert items(again["xray"], i) == items(raw["xray"], i)
+            clear += len(items(raw["xray"], i)) > 1
+    assert clear > 5
     a, b = (FittedRaw.fit(x, seed=0).tensors(x, 28) for x in (raw, again))
     assert same({m: a[m] for m in ("note", "labs")}, {m: b[m] for m in ("note", "labs")}, 28)
 
@@ -159,7 +160,7 @@ def test_without_columns_of_time_and_view_the_rows_keep_their_order(tmp_path: Pa
     named = {"xray": {"time": None, "view": None}, "note": {"time": None}}
     raw = gathered(tmp_path, files, names=("xray", "note"), **named)
     texts = [row["text"] for row in files.notes if row["patient"] == "p00"]
-    assert [x for x in items(raw["note"], 0)] == [(0.0, "", text) for text in texts]
+    assert items(raw["note"], 0) == [(0.0, "", text) for text in texts]
     assert {x[:2] for i in range(6) for x in items(raw["xray"], i)} == {(0.0, "")}
 
 
@@ -172,7 +173,9 @@ def test_several_notes_in_files(tmp_path: Path) -> None:
         row["text"] = f"{k}.txt"
     named = {"note": {"root": "texts"}}
     raw = gathered(tmp_path, files, names=("note",), **named)["note"]
-    first = sorted((r for r in random_files(6).notes if r["patient"] == "p00"), key=lambda r: r["at"])
+    first = sorted(
+        (r for r in random_files(6).notes if r["patient"] == "p00"), key=lambda r: r["at"]
+    )
     assert [x[2] for x in items(raw, 0)] == [row["text"] for row in first]
     (tmp_path / "texts" / "0.txt").write_text("")
     with pytest.raises(InputError, match=r"'note', sample p00: .*0\.txt"):
@@ -340,9 +343,16 @@ def test_values_are_scaled_by_the_training_range_and_clipped() -> None:
 
 def test_times_that_are_equal_are_one_step() -> None:
     x = series(
-        (0, 1, "a", 0.0), (0, 1, "b", 4.0), (0, 3, "a", 8.0), (1, 2, "b", 8.0), names=("a", "b"), n=3
+        (0, 1, "a", 0.0),
+        (0, 1, "b", 4.0),
+        (0, 3, "a", 8.0),
+        (1, 2, "b", 8.0),
+        names=("a", "b"),
+        n=3,
     )
-    events = SeriesRange(("a", "b"), np.zeros(2, np.float32), np.full(2, 8, np.float32)).events(x, 3)
+    events = SeriesRange(("a", "b"), np.zeros(2, np.float32), np.full(2, 8, np.float32)).events(
+        x, 3
+    )
     assert events.hours.nan_to_num(-1).tolist() == [[1, 3], [2, -1], [-1, -1]]
     assert events.value.nan_to_num(-1).tolist() == [
         [[0, 0.5], [1, -1]],
@@ -370,7 +380,9 @@ def test_the_last_steps_are_kept() -> None:
     assert events.value[0, :, 0].tolist() == pytest.approx(np.arange(40, n) / 1000)
 
 
-def test_a_cohort_in_which_nobody_has_the_series(raw: dict[str, Any], files: Files, tmp_path: Path) -> None:
+def test_a_cohort_in_which_nobody_has_the_series(
+    raw: dict[str, Any], files: Files, tmp_path: Path
+) -> None:
     """The table measures strangers only: everyone is absent, as where there is no table."""
     fitted = FittedRaw.fit(raw, seed=0)
     few = random_files(4, seed=1)
@@ -419,7 +431,7 @@ QUICK = {
 }
 FUSED = "adacomed?small.kind=multimodal-pred"
 METHODS = ["multimodal-pred", "meta-transformer", "onellm", FUSED]
-FOLD = Fold(0, 0, train=np.arange(20), test=np.arange(20, 28))
+FOLD = Fold(0, 0, train=np.arange(13), test=np.arange(13, 18))
 
 
 def experiment_on(path: Path, **settings: Any) -> Experiment:
@@ -435,6 +447,8 @@ def run(
     What reads no vectors must not run an encoder: those that the YAML names do not exist.
     """
     method, folder = request.param, tmp_path_factory.mktemp("method")
+    files = files.copy()
+    files.patients = files.patients[:18]  # the other tables hold more
     experiment = experiment_on(write(folder, files, encoders=encoders_of(method)))
     prepared = prepare(experiment, methods=[method])
     result = run_method(method, Problem(experiment, prepared.inputs, FOLD, prepared.task, 0))
@@ -472,7 +486,7 @@ NEW: dict[str, tuple[str, ...]] = {
 @pytest.mark.parametrize("names", NEW.values(), ids=list(NEW))
 def test_new_patients(run: Run, names: tuple[str, ...], tmp_path: Path) -> None:
     """Each one's prediction is finite and their own; who has nothing at all gets one too."""
-    files = random_files(8, seed=1)
+    files = random_files(6, seed=1)
     files.patients[2] |= {"age": None, "sex": None}  # and no notes: nothing but X-rays and labs
     for row in files.xrays:
         row["view"] = row["view"] and "LL"  # a view of which training knows nothing
@@ -483,10 +497,10 @@ def test_new_patients(run: Run, names: tuple[str, ...], tmp_path: Path) -> None:
     assert set(inputs.raw) == set(names) & set(RAW)
     among = probabilities(forward(run.trained, inputs))
     assert np.isfinite(among).all()
-    for i in range(8):
+    for i in range(6):
         alone = gather_for(run, cohort.take(np.array([i])))
         assert probabilities(forward(run.trained, alone)) == pytest.approx(among[[i]], abs=1e-6)
-    backwards = inputs.take(np.arange(8)[::-1])
+    backwards = inputs.take(np.arange(6)[::-1])
     assert probabilities(forward(run.trained, backwards))[::-1] == pytest.approx(among, abs=1e-6)
     assert np.ptp(among[:, 1]) > 0
 
@@ -494,7 +508,7 @@ def test_new_patients(run: Run, names: tuple[str, ...], tmp_path: Path) -> None:
 def test_every_modality_reaches_the_prediction(run: Run, files: Files, tmp_path: Path) -> None:
     """Leave out one of a patient's modalities and that patient's number moves, no other's."""
     few = files.copy()
-    few.patients = few.patients[:6]
+    few.patients = few.patients[:4]
 
     def predict(folder: Path, files: Files) -> np.ndarray:
         path = write(folder, files, encoders=encoders_of(run.method))
@@ -515,6 +529,8 @@ def test_vectors_that_somebody_reads_are_made(files: Files, tmp_path: Path) -> N
     for methods in (["adacomed"], [FUSED], ["multimodal-pred", "xray-large"], []):
         with pytest.raises(InputError, match="no_such_module_here"):
             prepare(experiment, methods=methods)
+    unnamed = {m: {"encoder": None} for m in RAW}
+    experiment = experiment_on(write(tmp_path / "unnamed", files, **unnamed))
     prepared = prepare(experiment, methods=["multimodal-pred", "onellm"])
     assert prepared.inputs.encoders == {}
     assert {m: x.shape[1] for m, x in prepared.inputs.vectors.items()} == dict.fromkeys(RAW, 1)

@@ -52,6 +52,14 @@ def count(
     return Cost(trained, frozen, memory, counter.get_total_flops(), batch, seconds)
 
 
+@torch.no_grad()
+def forward_flops(model: nn.Module, **given: object) -> int:
+    """Operations of one forward pass of a model that is called with keywords."""
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(**given)
+    return int(counter.get_total_flops())
+
+
 class _Kept:
     """Bytes of what a backward pass keeps beside the weights; a storage counts once."""
 
