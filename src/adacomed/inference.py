@@ -167,7 +167,7 @@ def gather_for(
         store=store,
         progress=progress,
         raw=bool(fitted.raw.shapes),
-        unread=[m for m in fitted.raw.shapes if fitted.native.get(m) == 1],  # a placeholder
+        unread=[m for m in fitted.native if m not in run.meta.get("encoders", {})],
     )
     _check_encoders(run, cohort, inputs.encoders)
     n = len(inputs)

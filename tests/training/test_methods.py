@@ -11,7 +11,8 @@ from adacomed.cohort.split import Fold
 from adacomed.errors import InputError
 from adacomed.evaluation.discrimination import auroc
 from adacomed.schema import Predictions
-from adacomed.training.methods import Problem, method_names, run_method
+from adacomed.training.methods import Problem, run_method
+from adacomed.training.names import method_names
 from adacomed.training.selection import clearly_better, plan
 
 from .conftest import make_experiment, make_fold, make_inputs

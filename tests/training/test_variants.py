@@ -13,10 +13,10 @@ from adacomed.models.small.multimodal_pred import RECIPE
 from adacomed.schema import Predictions
 from adacomed.training.fit import Recipe, fit
 from adacomed.training.grid import Cell
-from adacomed.training.methods import Problem, family, reads_raw, reads_vectors, run_method, variant
-from adacomed.training.neural import resolve_preset
+from adacomed.training.methods import Problem, Trainers, run_method
+from adacomed.training.names import family, reads_raw, reads_vectors, variant
 from adacomed.training.objective import Objective
-from adacomed.training.recipes import FINE_TUNED_LR, objective_of, recipe_of
+from adacomed.training.recipes import FINE_TUNED_LR, objective_of, recipe_of, resolve_preset
 from adacomed.training.scaling import fit_inputs
 from adacomed.training.seed import seed_everything
 
@@ -130,15 +130,15 @@ def test_sharing_changes_no_bit(regime):
     """Whatever ran before in the same fold, a method's numbers are those it has alone."""
     training = {"epochs": 3, "inner_folds": 2, "members": 2, "validation": regime}
     first = problem(training=training)
-    alone = {m: run_method(m, replace(first, trainers={})) for m in FAMILY}
+    alone = {m: run_method(m, replace(first, trainers=Trainers())) for m in FAMILY}
     for order in (FAMILY * 2, [FAMILY[i] for i in (2, 5, 0, 4, 1, 3)]):
-        together = replace(first, trainers={})
+        together = replace(first, trainers=Trainers())
         for m in order:
             result = run_method(m, together)
             assert result.predictions.equals(alone[m].predictions), (order, m)
             assert result.history.equals(alone[m].history), (order, m)
             assert result.choices == alone[m].choices, (order, m)
-        assert len(together.trainers) == 1
+        assert len(together.trainers.made) == 1
 
 
 def test_what_is_shared_is_trained_once():

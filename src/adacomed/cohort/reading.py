@@ -90,7 +90,9 @@ def input_columns(card: CohortCard, modality: str) -> list[str]:
     if isinstance(part, TabularCard):
         return part.columns
     if isinstance(part, TextCard | FileCard) and part.table is None:
-        return [part.column]  # of a file too: its name may tell the label
+        beside = (part.time, part.view if isinstance(part, FileCard) else None)
+        # of a file too: its name may tell the label
+        return [part.column, *(c for c in beside if c)]
     return []
 
 

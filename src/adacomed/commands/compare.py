@@ -17,7 +17,7 @@ from adacomed.report.report import write_report
 from adacomed.schema import Predictions, RunFiles
 from adacomed.training.checkpoint import environment, write_json, write_parquet
 from adacomed.training.grid import Grid, run_grid
-from adacomed.training.methods import BAYES, check_methods
+from adacomed.training.names import BAYES, check_methods
 from adacomed.training.prepare import Prepared, comparison_folds, describe, prepare
 
 PAIRED = "paired.csv"

@@ -17,7 +17,7 @@ from adacomed.report.paper import table_4
 from adacomed.report.report import write_report
 from adacomed.reproduce.study import ALIVE_COLUMNS, beside_paper
 from adacomed.schema import Predictions, RunFiles
-from adacomed.training.methods import check_methods
+from adacomed.training.names import check_methods
 from adacomed.training.prepare import Prepared, describe, prepare, subset_ids
 
 COHORTS = ("simulated", "mmist-ccrcc")

@@ -14,14 +14,8 @@ from adacomed.schema import RunFiles
 from adacomed.training.checkpoint import save_run, write_json, write_parquet, written_whole
 from adacomed.training.grid import Cell
 from adacomed.training.loader import Inputs
-from adacomed.training.methods import (
-    NEURAL,
-    SINGLE,
-    Problem,
-    check_methods,
-    run_method,
-    variant,
-)
+from adacomed.training.methods import NEURAL, Problem, run_method
+from adacomed.training.names import SINGLE, check_methods, variant
 from adacomed.training.prepare import describe, one_fold, prepare
 
 
@@ -70,7 +64,7 @@ def train(
         save_run(
             folder,
             result.trained,
-            experiment=settings,
+            experiment=variant(method, settings)[1],
             card=prepared.cohort.card,
             task=prepared.task,
             classes=prepared.inputs.classes,

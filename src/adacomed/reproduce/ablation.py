@@ -30,7 +30,7 @@ VARIANTS = {  # what is changed → settings; the first five are rows of the rel
     "no class weights": "training.class_weights=false",
     "λ = .5": "model.lambda=0.5",
 }
-QUICK = ("training.members=1", "training.inner_folds=3")
+QUICK = ("training.members=1", "training.inner_folds=2")
 
 
 def ablation(study: Study) -> Artefact:

@@ -16,8 +16,9 @@ from adacomed.evaluation.predictions import Cells
 from adacomed.evaluation.tables import estimate
 from adacomed.report import training_figures
 from adacomed.reproduce.study import Artefact, Study
+from adacomed.reproduce.tables import HEAVY
 from adacomed.schema import TEST, CohortFiles, Predictions
-from adacomed.training.methods import BAYES, method_names
+from adacomed.training.names import BAYES, method_names
 
 SIZES = (500, 2000, 8000)
 TESTED = 4000  # patients, the same at every size
@@ -43,11 +44,13 @@ def ceiling(
         study.out.mkdir(parents=True, exist_ok=True)
         simulated.build(folder, samples=total)
     study = replace(study, cohort=folder)
-    experiment = study.experiment("split.kind=auto")
+    experiment = study.experiment("split.kind=auto", "training.inner_folds=3")
     prepared = study.prepared(experiment)
     people = np.arange(total)
     folds = [Fold(i, 0, people[:n], people[sizes[-1] :]) for i, n in enumerate(sizes)]
-    names = methods or [m for m in method_names(prepared.inputs) if m not in SLOW]
+    names = list(methods or [m for m in method_names(prepared.inputs) if m not in SLOW])
+    if methods is None:
+        names[names.index("meta-transformer")] = HEAVY[0]
     found = study.predictions(names, experiment, prepared, folds)
     rows, verdicts = [], []
     for i, n in enumerate(sizes):

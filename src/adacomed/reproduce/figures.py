@@ -14,7 +14,7 @@ from adacomed.report import paper_figures, training_figures
 from adacomed.reproduce.study import PAPER_COLUMNS, Artefact, Study, one_split
 from adacomed.reproduce.tables import HEAVY, NAMES
 from adacomed.schema import Predictions
-from adacomed.training.methods import SINGLE
+from adacomed.training.names import SINGLE
 from adacomed.training.seed import derive
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7)

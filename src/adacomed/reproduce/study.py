@@ -17,7 +17,8 @@ from adacomed.evaluation.compare import summarise
 from adacomed.evaluation.tables import estimate
 from adacomed.schema import Predictions
 from adacomed.training.grid import Grid
-from adacomed.training.methods import Problem, check_methods, reads_raw
+from adacomed.training.methods import Problem
+from adacomed.training.names import check_methods, reads_raw
 from adacomed.training.neural import Trainer
 from adacomed.training.prepare import Prepared, comparison_folds, one_fold, prepare
 

@@ -25,10 +25,11 @@ from adacomed.config import Experiment
 from adacomed.schema import CohortCard
 from adacomed.training.checkpoint import save_run, write_json, write_parquet, written_whole
 from adacomed.training.loader import Inputs
-from adacomed.training.methods import Problem, Result, family, run_method
-from adacomed.training.neural import Trainer
+from adacomed.training.methods import Problem, Result, Trainers, run_method
+from adacomed.training.names import family, variant
 
 CELLS = "cells"
+LONGEST_NAME = 150  # of a method in a file's name; a variant's can be longer
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Cell:
     def name(self) -> str:
         """File stem of the cell's results."""
         method = quote(self.method, safe="-_.=")  # a variant's ? and & are no part of a file name
+        if len(method) > LONGEST_NAME:
+            digest = hashlib.sha256(method.encode()).hexdigest()[:12]
+            method = f"{method[:LONGEST_NAME]}-{digest}"
         return f"{method}~r{self.fold.repeat}f{self.fold.fold}s{self.seed}"
 
 
@@ -81,7 +85,7 @@ class Grid:
         kept = cell.method != self.keep or (self.out / "run").is_dir()
         return kept and (self.store / f"{cell.name}.parquet").is_file()
 
-    def run(self, cell: Cell, tick: Callable[[str], None], trainers: dict[str, Trainer]) -> None:
+    def run(self, cell: Cell, tick: Callable[[str], None], trainers: Trainers) -> None:
         """Compute a cell and write it.
 
         Args:
@@ -106,7 +110,7 @@ class Grid:
             save_run(
                 folder,
                 result.trained,
-                experiment=self.experiment,
+                experiment=variant(str(self.keep), self.experiment)[1],
                 card=self.card,
                 task=self.task,
                 classes=self.inputs.classes,
@@ -176,7 +180,7 @@ def _run_group(
     on_tick: Callable[[str, str], None],
     on_done: Callable[[Cell], None],
 ) -> None:
-    trainers: dict[str, Trainer] = {}
+    trainers = Trainers()
     for cell in group:
         grid.run(cell, lambda stage, c=cell: on_tick(c.name, stage), trainers)  # type: ignore[misc]
         on_done(cell)

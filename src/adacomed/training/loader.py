@@ -81,7 +81,10 @@ class Inputs:
             digest.update(table.write_csv().encode())
         for raw in self.raw.values():
             digest.update(raw.fingerprint())
-        digest.update("\n".join([*self.sample_id, *self.vectors, *self.small]).encode())
+        if self.bayes_prob is not None:
+            digest.update(self.bayes_prob.tobytes())
+        names = [*self.sample_id, *self.subject_id, *self.vectors, *self.small]
+        digest.update("\n".join(names).encode())
         return digest.hexdigest()[:16]
 
 
@@ -152,8 +155,9 @@ def gather(
             own.append(name)
             tables[name] = cohort.table(name)  # becomes a vector once its scaler is fitted
             vectors[name] = _placeholder(tables[name])
-        elif name in unread and name in read:
-            vectors[name] = read[name].placeholder()
+        elif name in unread and (name in read or name in tables):
+            seen = read[name].placeholder() if name in read else _placeholder(tables[name])
+            vectors[name] = seen
         else:
             tick = None if progress is None else partial(progress, name)
             found, encoders[name] = embedded(cohort, name, store, tick)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,15 +11,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from adacomed.cohort.split import Fold, kfold
-from adacomed.config import Experiment, override, parse
-from adacomed.errors import InputError, nearest
+from adacomed.config import Experiment, InputSettings
 from adacomed.evaluation.discrimination import choose_threshold
 from adacomed.inference import forward, prediction_frame, probabilities
 from adacomed.models.baselines import classical
 from adacomed.models.baselines.haim import fit_haim
 from adacomed.schema import TEST, VAL, History
 from adacomed.training.loader import Inputs
-from adacomed.training.neural import Trainer, resolve_preset
+from adacomed.training.names import BAYES, HAIM, SINGLE, check_methods, reads_raw, variant
+from adacomed.training.neural import Pretrained, Trainer
+from adacomed.training.recipes import resolve_preset
 from adacomed.training.scaling import fit_inputs
 from adacomed.training.seed import derive
 from adacomed.training.selection import Tick, plan
@@ -36,20 +37,10 @@ NEURAL: dict[str, Callable[[Trainer], Trained]] = {
     "meta-transformer": lambda t: t.plain("meta-transformer"),
     "onellm": lambda t: t.plain("onellm"),
 }
-TABLE_ONLY = tuple(classical.KINDS)
-EVERYTHING = tuple(f"{kind}-all" for kind in classical.KINDS)
 FUSED = {  # name → (modality → features, tables, classes, inner folds, seed) → Fitted
     "late-fusion": classical.late_fusion,
     "weighted-late-fusion": classical.weighted_late_fusion,
 }
-HAIM = "haim"
-BAYES = "bayes"  # the ceiling of a simulated cohort: its generator's own probability
-SINGLE = "-large"
-ON_REQUEST = ("meta-transformer", "onellm", "multimodal-pred", "flex-moe", "healnet", HAIM)
-READ_RAW = ("meta-transformer", "onellm", "multimodal-pred")  # series, images and notes
-WITH_SMALL = ("adacomed", "small", "average")
-FAMILY = (*WITH_SMALL, "large-ensemble")
-VARIED = ("preset", "model.", "small.", "training.", "baselines.", "inputs.")
 
 
 @dataclass
@@ -70,6 +61,14 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Trainers:
+    """Trainers of one fold and seed, and the small models that they share."""
+
+    made: dict[str, Trainer] = field(default_factory=dict)
+    pretrained: dict[str, Pretrained] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Problem:
     """One fold of an experiment: what every method is given, and nothing else.
 
@@ -82,89 +81,26 @@ class Problem:
     fold: Fold
     task: str
     seed: int
-    trainers: dict[str, Trainer] = field(default_factory=dict, repr=False, compare=False)
+    trainers: Trainers = field(default_factory=Trainers, repr=False, compare=False)
 
     def trainer(self, experiment: Experiment, *, raw: bool) -> Trainer:
         """The fold's trainer under these settings, made once (its strategy is named later)."""
         free = experiment.model.model_copy(update={"strategy": None})
         key = f"{raw} {experiment.model_copy(update={'model': free}).model_dump_json()}"
-        if key not in self.trainers:
+        if key not in self.trainers.made:
             inputs = self.inputs if raw else replace(self.inputs, raw={})
             members = resolve_preset(experiment).members
             layout = plan(inputs, self.fold, experiment, members=members, raw=raw)
             seed = derive(self.seed, self.fold.repeat, self.fold.fold)
-            self.trainers[key] = Trainer(
-                experiment, layout, classes=len(inputs.classes), seed=seed, task=self.task
+            self.trainers.made[key] = Trainer(
+                experiment,
+                layout,
+                classes=len(inputs.classes),
+                seed=seed,
+                task=self.task,
+                pretrained=self.trainers.pretrained,
             )
-        return self.trainers[key]
-
-
-def method_names(inputs: Inputs, *, all_: bool = True) -> list[str]:
-    """Every method that can run on these inputs, the headline first.
-
-    Args:
-        all_: False leaves out those that run only where they are named (`ON_REQUEST`).
-    """
-    names = ["adacomed", "small", "large-ensemble", "average"]
-    names += [f"{m}{SINGLE}" for m in inputs.vectors]
-    names += [*TABLE_ONLY, *EVERYTHING] if inputs.tables else [*TABLE_ONLY]
-    names += [*FUSED, *(ON_REQUEST if all_ else [])]
-    return [*names, *([BAYES] if inputs.bayes_prob is not None else [])]
-
-
-def check_methods(asked: Sequence[str] | None, inputs: Inputs, experiment: Experiment) -> list[str]:
-    """`asked`, the usual ones where nothing was, or InputError that names what is wrong."""
-    known = method_names(inputs)
-    for name in asked or []:
-        base, _ = variant(name, experiment)
-        if base not in known:
-            raise InputError(f"no method {base!r}{nearest(base, known)}")
-    return list(dict.fromkeys(asked or method_names(inputs, all_=False)))
-
-
-def variant(name: str, experiment: Experiment) -> tuple[str, Experiment]:
-    """A method's base name and its settings: `adacomed?model.lambda=0&training.epochs=5`.
-
-    Raises:
-        InputError: a setting that is unknown, wrong, or would change whom the method is given.
-    """
-    base, _, words = name.partition("?")
-    changes = [word for word in words.split("&") if word]
-    for word in changes:
-        if not word.startswith(VARIED):
-            raise InputError(
-                f"method {name!r}: {word!r} cannot vary between methods; what can begins with "
-                f"{', '.join(VARIED)}"
-            )
-    if changes:
-        settings = experiment.model_dump(mode="json", by_alias=True, exclude_unset=True)
-        experiment = parse(Experiment, override(settings, changes), f"method {name!r}")
-    if base == "multimodal-pred":
-        small = experiment.small.model_copy(update={"kind": base})
-        experiment = experiment.model_copy(update={"small": small})
-    return base, experiment
-
-
-def family(name: str, experiment: Experiment) -> str:
-    """Methods of one family share what they train in a fold: one process should have them all."""
-    base, settings = variant(name, experiment)
-    if base not in FAMILY:
-        return name
-    free = settings.model.model_copy(update={"strategy": None})
-    return settings.model_copy(update={"model": free}).model_dump_json()
-
-
-def reads_raw(name: str, experiment: Experiment) -> bool:
-    """Whether a method reads series, images and notes themselves."""
-    base, settings = variant(name, experiment)
-    return base in READ_RAW or (base in WITH_SMALL and settings.small.kind == "multimodal-pred")
-
-
-def reads_vectors(name: str, experiment: Experiment) -> bool:
-    """Whether a method reads the large encoders' vectors of series, images and notes."""
-    base, settings = variant(name, experiment)
-    raw_small = base == "small" and settings.small.kind == "multimodal-pred"
-    return base not in READ_RAW and not raw_small
+        return self.trainers.made[key]
 
 
 def run_method(name: str, problem: Problem, tick: Tick = lambda stage: None) -> Result:
@@ -244,7 +180,7 @@ def _classical(name: str, base: str, experiment: Experiment, problem: Problem) -
     )
     splits = [(f.train, f.test) for f in inner]
     seed = derive(problem.seed, name, fold.repeat, fold.fold)
-    features = _features(inputs, rows)
+    features = _features(inputs, rows, experiment.inputs)
     if base in FUSED:
         of = {m: x[rows] for m, x in features.items()}
         fitted = FUSED[base](of, inputs.tables, y, splits, seed)
@@ -270,9 +206,11 @@ def _classical(name: str, base: str, experiment: Experiment, problem: Problem) -
     return Result(pl.concat(frames), _history([]), choices)
 
 
-def _features(inputs: Inputs, train: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+def _features(
+    inputs: Inputs, train: NDArray[np.int64], settings: InputSettings
+) -> dict[str, NDArray[np.float64]]:
     """Modality → (N, P) for scikit-learn, scaled on `train`; a table counts once."""
-    fitted = fit_inputs(inputs, train)
+    fitted = fit_inputs(inputs, train, standardise=settings.standardise, pca=settings.pca)
     features = {m: e.transform(inputs.tables[m]) for m, e in fitted.tables.items()}
     batch = fitted.batch(inputs)
     for name, x in batch.embeddings.items():

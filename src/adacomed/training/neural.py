@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,10 +16,10 @@ from adacomed.models.adacomed import AdaCoMed
 from adacomed.models.baselines.ensemble import Average
 from adacomed.models.batch import Batch, Output
 from adacomed.models.members import Members
-from adacomed.models.presets import PRESETS, Preset, build_adacomed
+from adacomed.models.presets import build_adacomed
 from adacomed.models.weighting import STRATEGIES
 from adacomed.training.build import build_from_spec, start_from_published
-from adacomed.training.recipes import objective_of, recipe_of
+from adacomed.training.recipes import objective_of, recipe_of, resolve_preset
 from adacomed.training.seed import derive
 from adacomed.training.selection import (
     Candidate,
@@ -34,20 +34,12 @@ from adacomed.training.selection import (
 from adacomed.training.trained import Trained, correct_prior
 
 
-def resolve_preset(experiment: Experiment) -> Preset:
-    """The experiment's preset with its own values put over it."""
-    values = {
-        **experiment.model.model_dump(exclude_none=True),
-        **{
-            name: value
-            for name in ("epochs", "members", "lr", "weight_decay", "label_smoothing")
-            if (value := getattr(experiment.training, name)) is not None
-        },
-    }
-    small = experiment.small.epochs or experiment.training.epochs
-    if small is not None:
-        values["small_epochs"] = small
-    return replace(PRESETS[experiment.preset], **values)
+@dataclass
+class Pretrained:
+    """Small models of one fold: the choice of their epochs, and a model per part."""
+
+    choice: Choice | None = None
+    models: dict[str, nn.Module] = field(default_factory=dict)
 
 
 class Trainer:
@@ -59,19 +51,27 @@ class Trainer:
         classes: K.
         seed: of this fold and repetition.
         task: name of the task (MultimodalPred's authors give class weights by task).
+        pretrained: small models of other trainers of this fold, which may differ in the fusion.
     Attributes:
         tick: called with the stage's name after every epoch.
     """
 
     def __init__(
-        self, experiment: Experiment, plan: Plan, *, classes: int, seed: int, task: str
+        self,
+        experiment: Experiment,
+        plan: Plan,
+        *,
+        classes: int,
+        seed: int,
+        task: str,
+        pretrained: dict[str, Pretrained] | None = None,
     ) -> None:
         self.experiment, self.plan, self.K, self.seed = experiment, plan, classes, seed
         self.task = task
         self.preset = resolve_preset(experiment)
         self.tick: Tick = lambda stage: None
-        self._smalls: dict[str, nn.Module] = {}
-        self._small_choice: Choice | None = None
+        shared = {} if pretrained is None else pretrained
+        self._pretrained = shared.setdefault(self._small_key(), Pretrained())
         self._fusions: dict[str, Choice] = {}
         self._plain: dict[str, Trained] = {}
 
@@ -89,6 +89,7 @@ class Trainer:
             _set_threshold_t(model, choices[best].output)
         spec = {
             **self._spec("adacomed"),
+            "preset": {**asdict(self.preset), "strategy": strategy},
             "strategy": best,
             "bank": _bank_size(models[0]),
         }
@@ -137,6 +138,7 @@ class Trainer:
         return replace(
             large,
             model=model,
+            log_prior=(large.log_prior + small.log_prior) / 2,  # of the mean of both logits
             spec={**large.spec, "model": "average"},
             val_output=output,
             threshold=self._threshold(output),
@@ -169,9 +171,16 @@ class Trainer:
         return best if better else incumbent
 
     def _choose_small(self) -> Choice:
-        if self._small_choice is None:
-            self._small_choice = choose(self._small_candidate(), self.plan, keep=True)
-        return self._small_choice
+        if self._pretrained.choice is None:
+            self._pretrained.choice = choose(self._small_candidate(), self.plan, keep=True)
+        return self._pretrained.choice
+
+    def _small_key(self) -> str:
+        """Everything that a pretrained small model depends on."""
+        e, p = self.experiment, self.preset
+        settings = [s.model_dump_json() for s in (e.small, e.training, e.inputs)]
+        constants = (p.small_epochs, p.lr, p.weight_decay, p.optimizer, p.label_smoothing)
+        return f"{settings} {constants} {p.members} {bool(self.plan.kept.fitted.raw.shapes)}"
 
     def _small_candidate(self) -> Candidate:
         spec = self._spec("small")
@@ -179,16 +188,17 @@ class Trainer:
 
     def _small_for(self, part: Part) -> nn.Module:
         """The small model pretrained on a part's training patients, for the chosen epochs."""
-        if part.name not in self._smalls:
+        models = self._pretrained.models
+        if part.name not in models:
             choice = self._choose_small()
             known = {p.name: m for p, m in zip(self.plan.parts, choice.models, strict=True)}
             whole = choice.epochs == self._small_candidate().recipe.epochs
             if part.name in known and (whole or not self.plan.members):
-                self._smalls[part.name] = known[part.name]
+                models[part.name] = known[part.name]
             else:
                 only = Plan(self.plan.parts, [part])
-                [self._smalls[part.name]] = finish(self._small_candidate(), choice, only)
-        return self._smalls[part.name]
+                [models[part.name]] = finish(self._small_candidate(), choice, only)
+        return models[part.name]
 
     def _choose_fusion(self, strategy: str) -> Choice:
         if strategy not in self._fusions:

@@ -17,8 +17,8 @@ from adacomed.encoders.choice import settle_encoders
 from adacomed.errors import InputError
 from adacomed.schema import TEST, Samples
 from adacomed.training.loader import Inputs, gather
-from adacomed.training.methods import reads_raw, reads_vectors
-from adacomed.training.neural import resolve_preset
+from adacomed.training.names import reads_raw, reads_vectors
+from adacomed.training.recipes import resolve_preset
 from adacomed.training.seed import derive
 
 

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from adacomed.config import Experiment
-from adacomed.models.presets import Preset
+from adacomed.errors import InputError
+from adacomed.models.presets import PRESETS, Preset
 from adacomed.models.small.multimodal_pred import CLASS_WEIGHTS, RECIPE
 from adacomed.training.fit import Recipe
 from adacomed.training.objective import Objective, class_weights
 
 FINE_TUNED = ("meta-transformer", "onellm")  # trained as a whole: a smaller step
 FINE_TUNED_LR = 1e-4  # Sec. 4.1
+
+
+def resolve_preset(experiment: Experiment) -> Preset:
+    """The experiment's preset with its own values put over it."""
+    values = {
+        **experiment.model.model_dump(exclude_none=True),
+        **{
+            name: value
+            for name in ("epochs", "members", "lr", "weight_decay", "label_smoothing")
+            if (value := getattr(experiment.training, name)) is not None
+        },
+    }
+    small = experiment.small.epochs or experiment.training.epochs
+    if small is not None:
+        values["small_epochs"] = small
+    preset = replace(PRESETS[experiment.preset], **values)
+    if preset.H % preset.heads:
+        raise InputError(f"model.H={preset.H} is not a multiple of model.heads={preset.heads}")
+    return preset
 
 
 def recipe_of(stage: str, experiment: Experiment, preset: Preset) -> Recipe:
@@ -40,7 +62,8 @@ def objective_of(
     weighted = experiment.training.class_weights
     weighted = weighted and (preset.fusion_class_weights or stage != "adacomed")
     weights = class_weights(target, classes) if weighted else None
-    if stage == "small" and _by_its_authors(experiment) and task in CLASS_WEIGHTS:
+    own = stage == "small" and _by_its_authors(experiment) and task in CLASS_WEIGHTS
+    if own and classes == len(CLASS_WEIGHTS[task]):
         weights = torch.tensor(CLASS_WEIGHTS[task], dtype=torch.float32)
     return Objective(
         lambda_=preset.lambda_,

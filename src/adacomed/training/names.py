@@ -1,0 +1,92 @@
+"""Methods by name: which there are, what a name's settings change, what each of them reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adacomed.config import Experiment, override, parse
+from adacomed.errors import InputError, nearest
+from adacomed.models.baselines import classical
+from adacomed.training.loader import Inputs
+
+TABLE_ONLY = tuple(classical.KINDS)
+EVERYTHING = tuple(f"{kind}-all" for kind in classical.KINDS)
+LATE_FUSION = ("late-fusion", "weighted-late-fusion")
+HAIM = "haim"
+BAYES = "bayes"  # the ceiling of a simulated cohort: its generator's own probability
+SINGLE = "-large"
+ON_REQUEST = ("meta-transformer", "onellm", "multimodal-pred", "flex-moe", "healnet", HAIM)
+READ_RAW = ("meta-transformer", "onellm", "multimodal-pred")  # series, images and notes
+WITH_SMALL = ("adacomed", "small", "average")
+FAMILY = (*WITH_SMALL, "large-ensemble")
+VARIED = ("preset", "model.", "small.", "training.", "baselines.", "inputs.")
+
+
+def method_names(inputs: Inputs, *, all_: bool = True) -> list[str]:
+    """Every method that can run on these inputs, the headline first.
+
+    Args:
+        all_: False leaves out those that run only where they are named (`ON_REQUEST`).
+    """
+    names = ["adacomed", "small", "large-ensemble", "average"]
+    names += [f"{m}{SINGLE}" for m in inputs.vectors]
+    names += [*TABLE_ONLY, *EVERYTHING] if inputs.tables else [*TABLE_ONLY]
+    names += [*LATE_FUSION, *(ON_REQUEST if all_ else [])]
+    return [*names, *([BAYES] if inputs.bayes_prob is not None else [])]
+
+
+def check_methods(asked: Sequence[str] | None, inputs: Inputs, experiment: Experiment) -> list[str]:
+    """`asked`, the usual ones where nothing was, or InputError that names what is wrong."""
+    known = method_names(inputs)
+    for name in asked or []:
+        base, _ = variant(name, experiment)
+        if base == BAYES != name:
+            raise InputError(f"method {name!r}: {BAYES} has no settings, it is what is true")
+        if base not in known:
+            raise InputError(f"no method {base!r}{nearest(base, known)}")
+    return list(dict.fromkeys(asked or method_names(inputs, all_=False)))
+
+
+def variant(name: str, experiment: Experiment) -> tuple[str, Experiment]:
+    """A method's base name and its settings: `adacomed?model.lambda=0&training.epochs=5`.
+
+    Raises:
+        InputError: a setting that is unknown, wrong, or would change whom the method is given.
+    """
+    base, _, words = name.partition("?")
+    changes = [word for word in words.split("&") if word]
+    for word in changes:
+        if not word.startswith(VARIED):
+            raise InputError(
+                f"method {name!r}: {word!r} cannot vary between methods; what can begins with "
+                f"{', '.join(VARIED)}"
+            )
+    if changes:
+        settings = experiment.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        experiment = parse(Experiment, override(settings, changes), f"method {name!r}")
+    if base == "multimodal-pred":
+        small = experiment.small.model_copy(update={"kind": base})
+        experiment = experiment.model_copy(update={"small": small})
+    return base, experiment
+
+
+def family(name: str, experiment: Experiment) -> str:
+    """Methods of one family share what they train in a fold: one process should have them all."""
+    base, settings = variant(name, experiment)
+    if base not in FAMILY:
+        return name
+    free = settings.model.model_copy(update={"strategy": None})
+    return settings.model_copy(update={"model": free}).model_dump_json()
+
+
+def reads_raw(name: str, experiment: Experiment) -> bool:
+    """Whether a method reads series, images and notes themselves."""
+    base, settings = variant(name, experiment)
+    return base in READ_RAW or (base in WITH_SMALL and settings.small.kind == "multimodal-pred")
+
+
+def reads_vectors(name: str, experiment: Experiment) -> bool:
+    """Whether a method reads the large encoders' vectors of series, images and notes."""
+    base, settings = variant(name, experiment)
+    raw_small = base == "small" and settings.small.kind == "multimodal-pred"
+    return base not in READ_RAW and not raw_small
