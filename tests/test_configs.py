@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from adacomed.config import load_experiment
@@ -34,3 +35,19 @@ def test_the_simulated_one_runs(tmp_path, cli):
     quick = ["split.folds=2", "training.epochs=1", "training.inner_folds=2"]
     ran = cli("compare", config, *quick, "--out", tmp_path / "o", "--methods", "small,bayes")
     assert ran.exit_code == 0, ran.output
+
+
+@pytest.mark.parametrize("method", ["multimodal-pred", "meta-transformer"])
+def test_the_papers_small_model_reads_real_icu_series(method, tmp_path, cli):
+    """From the published files to a prediction of new patients; no encoder is named or loaded."""
+    shared("icu-demo")
+    config = next(p for p in CONFIGS if p.stem == "icu-multimodal-pred")
+    quick = ["small.width=16", "training.epochs=1", "baselines.size=tiny"]
+    run = tmp_path / "run"
+    ran = cli("train", config, *quick, "--method", method, "--out", run)
+    assert ran.exit_code == 0, ran.output
+    ids = ["141765", "147784"]
+    cohort = config.parent / "cohorts" / "icu-demo.yaml"
+    few = cli("predict", run, cohort, "--samples", ",".join(ids), "--out", tmp_path / "p.parquet")
+    assert few.exit_code == 0, few.output
+    assert pl.read_parquet(tmp_path / "p.parquet")["prob"].is_between(0, 1).all()

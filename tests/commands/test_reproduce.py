@@ -25,7 +25,8 @@ def test_a_second_run_computes_nothing_again(cli, simulated, tmp_path):
 
 
 def test_figures_are_svg_and_png(cli, simulated, tmp_path):
-    ran = cli("reproduce", "fig6", "--cohort", simulated, "--out", tmp_path, *TINY)
+    narrow = ("model.H=8", "model.d=8", "small.width=8")
+    ran = cli("reproduce", "fig6", "--cohort", simulated, "--out", tmp_path, *TINY, *narrow)
     assert ran.exit_code == 0, ran.output
     for stem in ("fig6-3d", "fig6-flat"):
         assert (tmp_path / f"{stem}.svg").stat().st_size < 300_000

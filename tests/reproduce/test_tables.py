@@ -14,11 +14,13 @@ def test_strategies_on_simulated_patients(study):
     artefact = tables.strategies(study())
     assert artefact.title.startswith("Simulated patients (no real data)")
     ours, pairs, paper = artefact.tables.values()
-    named = [f"adacomed?model.strategy={s}" for s in STRATEGIES]
-    assert ours["method"].to_list() == [*named, "AdaCoMed"]
+    named = [f"AdaCoMed, {s}" for s in STRATEGIES]
+    around = [f"AdaCoMed with MultimodalPred, {s}" for s in STRATEGIES]
+    last = "AdaCoMed with MultimodalPred-Small"
+    assert ours["method"].to_list() == [*named, "AdaCoMed", *around, last]
     assert ours.columns == ["method", "n", "n_events", *PAPER_COLUMNS]
     assert ours["n"].unique().to_list() == [30]
-    assert set(pairs["method"]) == set(named)
+    assert set(pairs["method"]) == {*named, *around, last}
     assert paper.filter(method="Threshold Contrastive").height == 3  # tasks of MIMIC-IV-MM
     assert "not a result" in artefact.notes[0]
 

@@ -39,6 +39,7 @@ def reproduce(
     repeats: int = 3,
     jobs: int = 0,
     resamples: int = 1000,
+    store: Path | None = None,
 ) -> None:
     """Run one of the paper's experiments on a cohort and print it beside the paper's figures.
 
@@ -58,6 +59,7 @@ def reproduce(
         repeats: of 5-fold cross-validation (table4, table5 on MMIST).
         jobs: processes [default: one per core].
         resamples: bootstrap resamples of the patients behind each interval.
+        store: embedding store [default: store/ beside the cohort's YAML].
 
     Example:
         adacomed reproduce table4 --cohort cohorts/mmist-ccrcc --out runs/reproduce
@@ -76,6 +78,7 @@ def reproduce(
         resamples=resamples,
         repeats=repeats,
         task=task or None,
+        store=store,
     )
     module, _, name = ARTEFACTS[artefact].partition(":")
     function: Callable[[Study], Artefact] = getattr(import_module(module), name)

@@ -71,6 +71,8 @@ class Study:
         overrides: settings over the defaults, `key=value`.
         resamples: bootstrap resamples behind each interval.
         repeats: of 5-fold cross-validation.
+        task: one of the cohort's; None: all of them, one after the other.
+        store: embedding store; None: the cohort's own.
     """
 
     cohort: Path
@@ -80,6 +82,7 @@ class Study:
     resamples: int = 1000
     repeats: int = 3
     task: str | None = None
+    store: Path | None = None
 
     def experiment(self, *changes: str, modalities: Sequence[str] | None = None) -> Experiment:
         """The defaults on this cohort with `changes`, the user's own overrides last."""
@@ -90,7 +93,7 @@ class Study:
 
     def prepared(self, experiment: Experiment, methods: Sequence[str] = ()) -> Prepared:
         """The cohort's inputs for some methods."""
-        return prepare(experiment, methods=methods)
+        return prepare(experiment, store=self.store, methods=methods)
 
     def tasks(self) -> Iterator[Study]:
         """This study on each task of the cohort, or on the one that was named."""

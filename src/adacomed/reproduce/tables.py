@@ -35,6 +35,7 @@ HEAVY = (  # fine-tuned as a whole and stopped early, as in the paper; not in re
 )
 MODERN = ("flex-moe", "late-fusion", "weighted-late-fusion", "forest")
 SLOW = ("healnet", "haim")  # more than a minute a fold: not in repeated folds either
+OWN_RECIPES = ("adacomed?preset=paper", "adacomed?preset=authors")
 NAMES = {
     HEAVY[0]: "Meta-Transformer (small, from random weights)",
     HEAVY[1]: "OneLLM (small, around random frozen models)",
@@ -42,10 +43,16 @@ NAMES = {
     "multimodal-pred": "MultimodalPred-Small",
     WITH_MULTIMODAL_PRED: "AdaCoMed with MultimodalPred-Small",
     "adacomed": "AdaCoMed",
+    **{f"adacomed?model.strategy={s}": f"AdaCoMed, {s}" for s in STRATEGIES},
+    **{
+        f"{WITH_MULTIMODAL_PRED}&model.strategy={s}": f"AdaCoMed with MultimodalPred, {s}"
+        for s in STRATEGIES
+    },
+    OWN_RECIPES[0]: "AdaCoMed, the paper's recipe",
+    OWN_RECIPES[1]: "AdaCoMed, the released code's recipe",
     "small": "our small model",
     "average": "Large-Ensemble and our small model, averaged",
 }
-OWN_RECIPES = ("adacomed?preset=paper", "adacomed?preset=authors")
 
 
 def compared(study: Study) -> Artefact:
@@ -63,10 +70,12 @@ def compared(study: Study) -> Artefact:
 
 
 def strategies(study: Study) -> Artefact:
-    """Table 3 (MIMIC-IV-MM) or 5 (MMIST): AdaCoMed with every weighting strategy."""
+    """Table 3 (MIMIC-IV-MM) or 5 (MMIST): AdaCoMed with each small model and each strategy."""
 
     def methods(modalities: Sequence[str], *, heavy: bool, as_paper: bool = False) -> list[str]:
-        return [*(f"adacomed?model.strategy={name}" for name in STRATEGIES), "adacomed"]
+        fixed = [f"adacomed?model.strategy={name}" for name in STRATEGIES]
+        around = [f"{WITH_MULTIMODAL_PRED}&model.strategy={name}" for name in STRATEGIES]
+        return [*fixed, "adacomed", *([*around, WITH_MULTIMODAL_PRED] if heavy else [])]
 
     what = "weighting strategies"
     artefact = _blocks(study, Comparison(what, methods, paper.table_3, paper.table_5))
