@@ -159,16 +159,20 @@ def _add(
     artefact: Artefact, found: pl.DataFrame, study: Study, label: str, alive: bool = False
 ) -> None:
     """A table in the paper's columns, and the paired differences of every method to AdaCoMed."""
-    methods = found[Predictions.METHOD].unique()
-    names = NAMES | {
-        m: f"{m.removesuffix(SINGLE).upper()}-Large" for m in methods if m.endswith(SINGLE)
-    }
+    names = {m: name_of(m) for m in found[Predictions.METHOD].unique()}
     columns = ALIVE_COLUMNS if alive else PAPER_COLUMNS
     artefact.tables[label] = renamed(beside_paper(found, study.resamples, columns), names)
     pairs = paired_headlines(found, reference="adacomed", n=study.resamples)
     artefact.data[f"paired-{len(artefact.tables)}"] = pairs.with_columns(pl.lit(label).alias("on"))
     if len(pairs):
         artefact.tables[f"{label}: AdaCoMed less each method"] = renamed(readable(pairs), names)
+
+
+def name_of(method: str) -> str:
+    """A method's name as people read it; one without such a name keeps its own."""
+    if method.endswith(SINGLE):
+        return f"{method.removesuffix(SINGLE).upper()}-Large"
+    return NAMES.get(method, method)
 
 
 def readable(pairs: pl.DataFrame) -> pl.DataFrame:
