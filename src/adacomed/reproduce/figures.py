@@ -49,7 +49,9 @@ def figure_4(study: Study) -> Artefact:
         for row in table.iter_rows(named=True):
             rows += [
                 {
-                    "method": "AdaCoMed" if row["method"] == ours else name_of(row["method"]),
+                    "method": "AdaCoMed"
+                    if row["method"] == ours
+                    else name_of(row["method"], experiment.baselines),
                     "fraction": fraction,
                     "n": len(folds[i].train),
                     "metric": name,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from adacomed.cohort.cohort import load_cohort
-from adacomed.config import Experiment
+from adacomed.config import BaselineSettings, Experiment
 from adacomed.evaluation.compare import paired_headlines
 from adacomed.evaluation.tables import estimate, p_value
 from adacomed.models.weighting import STRATEGIES
@@ -37,8 +37,6 @@ MODERN = ("flex-moe", "late-fusion", "weighted-late-fusion", "forest")
 SLOW = ("healnet", "haim")  # more than a minute a fold: not in repeated folds either
 OWN_RECIPES = ("adacomed?preset=paper", "adacomed?preset=authors")
 NAMES = {
-    HEAVY[0]: "Meta-Transformer (small, from random weights)",
-    HEAVY[1]: "OneLLM (small, around random frozen models)",
     "large-ensemble": "Large-Ensemble",
     "multimodal-pred": "MultimodalPred-Small",
     WITH_MULTIMODAL_PRED: "AdaCoMed with MultimodalPred-Small",
@@ -159,7 +157,8 @@ def _add(
     artefact: Artefact, found: pl.DataFrame, study: Study, label: str, alive: bool = False
 ) -> None:
     """A table in the paper's columns, and the paired differences of every method to AdaCoMed."""
-    names = {m: name_of(m) for m in found[Predictions.METHOD].unique()}
+    baselines = study.experiment().baselines
+    names = {m: name_of(m, baselines) for m in found[Predictions.METHOD].unique()}
     columns = ALIVE_COLUMNS if alive else PAPER_COLUMNS
     artefact.tables[label] = renamed(beside_paper(found, study.resamples, columns), names)
     pairs = paired_headlines(found, reference="adacomed", n=study.resamples)
@@ -168,8 +167,14 @@ def _add(
         artefact.tables[f"{label}: AdaCoMed less each method"] = renamed(readable(pairs), names)
 
 
-def name_of(method: str) -> str:
-    """A method's name as people read it; one without such a name keeps its own."""
+def name_of(method: str, baselines: BaselineSettings) -> str:
+    """A method's name as people read it; without published weights it says so."""
+    if method == HEAVY[0]:
+        start = f" ({baselines.size}, from random weights)"
+        return "Meta-Transformer" + ("" if baselines.weights else start)
+    if method == HEAVY[1]:
+        start = f" ({baselines.size}, around random frozen models)"
+        return "OneLLM" + ("" if baselines.clip and baselines.lm else start)
     if method.endswith(SINGLE):
         return f"{method.removesuffix(SINGLE).upper()}-Large"
     return NAMES.get(method, method)
