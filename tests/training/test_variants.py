@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from adacomed.errors import InputError
+from adacomed.inference import forward
 from adacomed.models.baselines.flex_moe import FlexMoE, build_flex_moe
 from adacomed.models.small.multimodal_pred import RECIPE
 from adacomed.schema import Predictions
@@ -272,3 +274,58 @@ def test_the_first_tenth_meets_complete_patients_first():
     complete = batch.present.all(1)[order].tolist()
     assert complete == sorted(complete, reverse=True)
     assert 0 < sum(complete) < 60
+
+
+# ---- what was wrong once ------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "name", ["average", "average?small.kind=multimodal-pred&small.recipe=authors"]
+)
+def test_an_averages_threshold_is_on_the_scale_of_its_predictions(name):
+    """Each branch is trained with class weights of its own; both are undone."""
+    p = problem("mortality", 100, training={"validation": "holdout"}, small={"epochs": 1})
+    trained = run_method(name, p).trained
+    [trainer] = p.trainers.made.values()
+    again = forward(trained, p.inputs.take(trainer.plan.val_rows))
+    assert torch.allclose(again.logits.float(), trained.val_output.logits.float(), atol=1e-5)
+
+
+def test_the_authors_class_weights_are_left_out_where_they_do_not_fit():
+    inputs = make_inputs(60, classes=3)
+    p = Problem(experiment(small={"epochs": 1}), inputs, make_fold(60), "mortality", 0)
+    name = "small?small.kind=multimodal-pred&small.recipe=authors"
+    assert run_method(name, p).predictions.height > 0
+
+
+def test_scaling_reaches_the_classical_methods():
+    p = problem()
+    plain, reduced = (
+        run_method(name, p).predictions[Predictions.PROB].to_list()
+        for name in ("logistic-all", "logistic-all?inputs.pca=2")
+    )
+    assert plain != reduced
+
+
+def test_the_ceiling_has_no_settings_and_heads_must_divide_the_width():
+    p = problem()
+    p = replace(p, inputs=replace(p.inputs, bayes_prob=np.full(60, 0.3)))
+    with pytest.raises(InputError, match="bayes has no settings"):
+        run_method("bayes?training.epochs=1", p)
+    with pytest.raises(InputError, match=r"model\.H=8 is not a multiple of model\.heads=3"):
+        run_method("adacomed?model.heads=3", p)
+
+
+def test_a_long_variant_is_a_file_name_still_and_its_own():
+    settings = "&".join(
+        f"model.{k}=1" for k in ("lambda", "beta", "tau", "sigma", "T", "alpha") * 5
+    )
+    cells = [Cell(f"adacomed?{settings}&model.k={k}", make_fold(60), 0) for k in (1, 2)]
+    assert all(len(cell.name) < 200 for cell in cells)
+    assert cells[0].name != cells[1].name
+
+
+def test_subjects_and_the_ceiling_are_part_of_the_fingerprint():
+    inputs = make_inputs(60)
+    others = replace(inputs, subject_id=inputs.subject_id[::-1].copy())
+    ceiling = [replace(inputs, bayes_prob=np.full(60, p)) for p in (0.3, 0.4)]
+    prints = {x.fingerprint() for x in (inputs, others, *ceiling)}
+    assert len(prints) == 4
