@@ -35,7 +35,10 @@ HEAVY = (  # fine-tuned as a whole and stopped early, as in the paper; not in re
 )
 MODERN = ("flex-moe", "late-fusion", "weighted-late-fusion", "forest")
 SLOW = ("healnet", "haim")  # more than a minute a fold: not in repeated folds either
-OWN_RECIPES = ("adacomed?preset=paper", "adacomed?preset=authors")
+OWN_RECIPES = (  # 100 epochs and early stopping, as the paper has it
+    "adacomed?preset=paper&training.validation=holdout",
+    "adacomed?preset=authors&training.validation=holdout",
+)
 NAMES = {
     "large-ensemble": "Large-Ensemble",
     "multimodal-pred": "MultimodalPred-Small",
