@@ -19,7 +19,8 @@ def test_simulated_demo(tmp_path, cli):
     assert ran.exit_code == 0, ran.output
     assert "Simulated" in ran.stderr
     table = pl.read_csv(out / RunFiles.TABLE)
-    wanted = {"adacomed", "small", "large-ensemble", "average", "late-fusion", "bayes"}
+    wanted = {"adacomed", "small", "large-ensemble", "average", "bayes"}
+    wanted |= {"late-fusion", "weighted-late-fusion"}
     wanted |= {f"{m}-large" for m in ("m1", "m2", "m3")}
     wanted |= {f"{k}{e}" for k in ("logistic", "forest", "boosting") for e in ("", "-all")}
     assert set(table["method"]) == wanted
