@@ -80,8 +80,8 @@ def table_6(_: object = None) -> Artefact:
         },
         data={"table6": table},
         notes=[
-            f"An epoch is {PATIENTS:,} patients. AdaCoMed reads stored embeddings and e_small: its "
-            f"total over {EPOCHS} epochs has both computed once, the others' has none to compute.",
+            f"An epoch is {PATIENTS:,} patients. AdaCoMed reads stored embeddings: its total over "
+            f"{EPOCHS} epochs has them once; its small model's own training comes on top.",
             f"H = d = {H} gives {counted / 1e6:.1f} M, nearest to the paper's {PAPER_PARAMETERS}; "
             f"the paper does not state H. 'estimated': operations over the {speed / 1e9:.0f} G/s "
             f"that a large matrix product reaches here.",
