@@ -1,6 +1,7 @@
 """`adacomed reproduce`: files, titles, clear errors."""
 
-from adacomed.commands.reproduce import ARTEFACTS, markdown
+from adacomed.commands.reproduce import ARTEFACTS
+from adacomed.evaluation.tables import frame_markdown
 
 from .conftest import TINY
 
@@ -55,4 +56,4 @@ def test_markdown_keeps_its_columns():
     import polars as pl
 
     frame = pl.DataFrame({"a|b": ["x|y"], "v": [0.12345], "none": [None]})
-    assert markdown(frame).splitlines()[-1] == "| x\\|y | 0.123 | – |"
+    assert frame_markdown(frame).splitlines()[-1] == "| x\\|y | 0.123 | – |"

@@ -18,8 +18,8 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from adacomed.encoders.backbones import load_backbones, tiny_backbones
 from adacomed.errors import InputError
-from adacomed.models.baselines.backbones import load_backbones, tiny_backbones
 from adacomed.models.baselines.onellm import CLIP_SCALE, build_onellm
 from adacomed.models.baselines.tokenisers import Tokens
 from adacomed.models.baselines.universal_projection import ExpertBlock

@@ -12,7 +12,7 @@ from adacomed.commands.console import embedding_progress, note, say
 from adacomed.config import Experiment, override, parse
 from adacomed.datasets import simulated
 from adacomed.errors import InputError, nearest
-from adacomed.evaluation.tables import text_table
+from adacomed.evaluation.tables import frame_markdown, text_table
 from adacomed.report.paper import table_4
 from adacomed.report.report import write_report
 from adacomed.reproduce.study import ALIVE_COLUMNS, beside_paper
@@ -67,7 +67,7 @@ def demo(
         write_report(out / "run")
     say(f"{prepared.title}\n{text_table(table)}")
     for title, frame in extra.items():
-        say(f"\n{title}\n{_plain(frame)}")
+        say(f"\n{title}\n{frame_markdown(frame)}")
     say(f"\ntable: {out / RunFiles.TABLE}\nrun: {out / 'run'}\nreport: {out / RunFiles.REPORT}")
 
 
@@ -101,16 +101,3 @@ def _beside_the_paper(
         ),
         "The paper's Table 4 (58 patients, 4 deaths; trained on 181)": table_4(),
     }
-
-
-def _plain(frame: pl.DataFrame) -> str:
-    with pl.Config(
-        tbl_rows=-1,
-        tbl_cols=-1,
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        tbl_formatting="ASCII_MARKDOWN",
-        fmt_str_lengths=60,
-        tbl_width_chars=240,
-    ):
-        return str(frame)

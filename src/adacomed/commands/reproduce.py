@@ -11,6 +11,7 @@ import polars as pl
 from adacomed.commands.compare import compute
 from adacomed.commands.console import say
 from adacomed.errors import InputError, nearest
+from adacomed.evaluation.tables import frame_markdown
 from adacomed.report.paper_style import save
 from adacomed.reproduce.study import Artefact, Study
 
@@ -98,7 +99,7 @@ def write(artefact: Artefact, out: Path, name: str) -> list[Path]:
         files += pictures
         lines += [f"![{artefact.title}]({pictures[0].name})", ""]
     for heading, table in artefact.tables.items():
-        lines += [f"## {heading}", "", markdown(table), ""]
+        lines += [f"## {heading}", "", frame_markdown(table), ""]
     lines += [f"{note}\n" for note in artefact.notes]
     for number, (heading, table) in enumerate(artefact.tables.items(), 1):
         file = out / f"{name}-{number}.csv"
@@ -110,17 +111,3 @@ def write(artefact: Artefact, out: Path, name: str) -> list[Path]:
         files.append(file)
     page.write_text("\n".join(lines).rstrip() + "\n", "utf-8")
     return files
-
-
-def markdown(table: pl.DataFrame) -> str:
-    """A frame as a markdown table."""
-    rows = [[_cell(value) for value in row] for row in table.iter_rows()]
-    head = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * table.width]
-    return "\n".join([*head, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "–"
-    text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|")

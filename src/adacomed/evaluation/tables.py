@@ -116,6 +116,20 @@ def markdown(table: pl.DataFrame) -> str:
     return "\n".join([*lines, *([""] if below else []), *below])
 
 
+def frame_markdown(table: pl.DataFrame) -> str:
+    """Any frame as a markdown table; no value is `–`."""
+    rows = [[_markdown_cell(value) for value in row] for row in table.iter_rows()]
+    head = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * table.width]
+    return "\n".join([*head, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _markdown_cell(value: object) -> str:
+    if value is None:
+        return NONE
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|")
+
+
 def _ordered(table: pl.DataFrame, shown: list[str]) -> pl.DataFrame:
     if not shown:
         return table

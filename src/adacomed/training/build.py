@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from adacomed.encoders.backbones import load_backbones, tiny_backbones
 from adacomed.encoders.weights import load_tensors
 from adacomed.errors import InputError, nearest
 from adacomed.models.adacomed import SmallModel
-from adacomed.models.baselines.backbones import load_backbones, tiny_backbones
 from adacomed.models.baselines.ensemble import Average, LargeEnsemble
 from adacomed.models.baselines.flex_moe import build_flex_moe
 from adacomed.models.baselines.healnet import build_healnet

@@ -18,7 +18,15 @@ from adacomed.models.baselines import classical
 from adacomed.models.baselines.haim import fit_haim
 from adacomed.schema import TEST, VAL, History
 from adacomed.training.loader import Inputs
-from adacomed.training.names import BAYES, HAIM, SINGLE, check_methods, reads_raw, variant
+from adacomed.training.names import (
+    BAYES,
+    HAIM,
+    SINGLE,
+    check_methods,
+    reads_raw,
+    shared_settings,
+    variant,
+)
 from adacomed.training.neural import Pretrained, Trainer
 from adacomed.training.recipes import resolve_preset
 from adacomed.training.scaling import fit_inputs
@@ -26,16 +34,13 @@ from adacomed.training.seed import derive
 from adacomed.training.selection import Tick, plan
 from adacomed.training.trained import Trained
 
-NEURAL: dict[str, Callable[[Trainer], Trained]] = {
-    "adacomed": lambda t: t.adacomed("auto"),
-    "small": Trainer.small,
-    "large-ensemble": lambda t: t.plain("large-ensemble"),
-    "average": Trainer.average,
-    "multimodal-pred": Trainer.small,
-    "flex-moe": lambda t: t.plain("flex-moe"),
-    "healnet": lambda t: t.plain("healnet"),
-    "meta-transformer": lambda t: t.plain("meta-transformer"),
-    "onellm": lambda t: t.plain("onellm"),
+PLAIN = ("large-ensemble", "flex-moe", "healnet", "meta-transformer", "onellm")  # one network each
+NEURAL: dict[str, Callable[[Trainer, str], Trained]] = {  # (trainer, strategy) → trained
+    "adacomed": Trainer.adacomed,
+    "small": lambda t, _: t.small(),
+    "average": lambda t, _: t.average(),
+    "multimodal-pred": lambda t, _: t.small(),
+    **{name: lambda t, _, name=name: t.plain(name) for name in PLAIN},  # type: ignore[misc]
 }
 FUSED = {  # name → (modality → features, tables, classes, inner folds, seed) → Fitted
     "late-fusion": classical.late_fusion,
@@ -85,8 +90,7 @@ class Problem:
 
     def trainer(self, experiment: Experiment, *, raw: bool) -> Trainer:
         """The fold's trainer under these settings, made once (its strategy is named later)."""
-        free = experiment.model.model_copy(update={"strategy": None})
-        key = f"{raw} {experiment.model_copy(update={'model': free}).model_dump_json()}"
+        key = f"{raw} {shared_settings(experiment)}"
         if key not in self.trainers.made:
             inputs = self.inputs if raw else replace(self.inputs, raw={})
             members = resolve_preset(experiment).members
@@ -122,10 +126,8 @@ def _neural(name: str, base: str, experiment: Experiment, problem: Problem, tick
     fold = problem.fold
     trainer = problem.trainer(experiment, raw=reads_raw(name, problem.experiment))
     trainer.tick = tick
-    if base == "adacomed":
-        trained = trainer.adacomed(resolve_preset(experiment).strategy)
-    elif base in NEURAL:
-        trained = NEURAL[base](trainer)
+    if base in NEURAL:
+        trained = NEURAL[base](trainer, resolve_preset(experiment).strategy)
     else:
         trained = trainer.single(base.removesuffix(SINGLE))
     test = problem.inputs.take(fold.test)

@@ -75,6 +75,11 @@ def family(name: str, experiment: Experiment) -> str:
     base, settings = variant(name, experiment)
     if base not in FAMILY:
         return name
+    return shared_settings(settings)
+
+
+def shared_settings(settings: Experiment) -> str:
+    """What two methods must agree in to share a trainer: all but the strategy, named later."""
     free = settings.model.model_copy(update={"strategy": None})
     return settings.model_copy(update={"model": free}).model_dump_json()
 

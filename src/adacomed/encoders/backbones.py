@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from adacomed.encoders.weights import quiet
 from adacomed.errors import InputError
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
@@ -58,7 +57,7 @@ def _load(kind: Any, source: str, device: str) -> Any:
     """Everything out of the file, in evaluation mode; no code of a repository is run."""
     whole = device.startswith("cpu") or not torch.cuda.is_bf16_supported()
     try:
-        with _quiet():
+        with quiet():
             model, info = kind.from_pretrained(
                 source,
                 dtype=torch.float32 if whole else torch.bfloat16,
@@ -79,22 +78,6 @@ def _load(kind: Any, source: str, device: str) -> Any:
             f"the model would be partly random"
         )
     return model.eval().requires_grad_(False).to(device)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' bars and its tables of what the file holds beside the model."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _transformers() -> Any:
