@@ -12,7 +12,8 @@ from adacomed.strict_yaml import override, parse, read_yaml
 
 __all__ = ["Experiment", "load_experiment", "override", "parse", "read_yaml"]
 
-Strategy = Literal["auto", "ensemble", "learnable", "inverse", "gaussian", "threshold"]
+Strategy = Literal["auto", "ensemble", "learnable", "inverse", "gaussian", "threshold", "reliable"]
+SmallKind = Literal["auto", "stack", "shallow", "logistic", "forest", "boosting", "multimodal-pred"]
 
 
 class Settings(BaseModel):
@@ -31,10 +32,16 @@ class SmallSettings(Settings):
     """The small multimodal model (frozen after pretraining, except its head f)."""
 
     modalities: list[str] | None = Field(
-        None, min_length=1, description="what it reads; None: the cohort's tables, else everything"
+        None,
+        min_length=1,
+        description="what it reads; None: the cohort's tables, else everything (stack: everything)",
     )
-    kind: Literal["shallow", "multimodal-pred"] = Field(
-        "shallow", description="multimodal-pred: the paper's, reads series, images and notes raw"
+    kind: SmallKind | None = Field(
+        None,
+        description="None: the preset's. stack: classical models of every modality, cross-fitted; "
+        "logistic, forest, boosting: one of them on the small side's modalities; shallow: a small "
+        "network; multimodal-pred: the paper's, reads series, images and notes raw; auto: stack "
+        "or shallow, chosen on validation",
     )
     width: int = Field(64, ge=2, description="of each encoder (multimodal-pred's authors: 512)")
     resnet: Literal["18", "tiny"] = Field("18", description="multimodal-pred: image network")
@@ -66,16 +73,24 @@ class ModelSettings(Settings):
     sigma: float | None = Field(None, gt=0, description="gaussian strategy")
     T: float | None = Field(None, gt=0, description="inverse strategy")
     alpha: float | None = Field(None, gt=0, description="inverse strategy")
-    t: float | Literal["median"] | None = Field(None, description="threshold strategy")
+    scale: Literal["quantile", "raw"] | None = Field(None, description="of s, for the strategies")
+    t: float | None = Field(None, description="threshold strategy")
     k: float | None = Field(None, description="threshold strategy: steepness")
     bank_size: Annotated[int, Field(ge=2)] | Literal["batch"] | None = Field(
         None, description="training z_small kept for s; batch: the batch itself, as in the paper"
     )
-    attention: Literal["tokens", "patients"] | None = Field(None, description="who attends to whom")
+    projection: Literal["mlp", "linear"] | None = Field(None, description="of a modality (Eq. 1)")
+    attention: Literal["tokens", "patients", "none"] | None = Field(
+        None, description="who attends to whom"
+    )
     expert_view: Literal["subset", "all"] | None = Field(None, description="what an expert sees")
     residual: bool | None = Field(None, description="around attention and in p")
+    keep_small: bool | None = Field(None, description="the small branch keeps its pretrained head")
     masks: bool | None = Field(None, description="false: an absent modality is a zero vector")
     score: Literal["own", "mean_negative"] | None = Field(None, description="Eq. 4, or the code's")
+    negatives: Literal["all", "other-class"] | None = Field(
+        None, description="of Eq. 5; other-class: patients of the same class are none"
+    )
     detach: bool | None = Field(None, description="no gradient through s into the weights")
     batch_mean: bool | None = Field(None, description="the batch's mean s weighs every patient")
     mix: Literal["logits", "probabilities"] | None = Field(None, description="inside Eq. 7")

@@ -96,6 +96,7 @@ _TYPES: dict[str, Any] = {
     Predictions.W_LARGE: pl.Float64,
     Predictions.W_SMALL: pl.Float64,
     Predictions.ROUTER: pl.List(pl.Float64),
+    Predictions.SPREAD: pl.Float64,
     Predictions.PRESENT: pl.List(pl.String),
 }
 
@@ -121,6 +122,7 @@ def _branches(output: Output | None, K: int, n: int) -> dict[str, object]:
         Predictions.W_LARGE: values(o.w_large if o else None),
         Predictions.W_SMALL: values(o.w_small if o else None),
         Predictions.ROUTER: router,
+        Predictions.SPREAD: values(o.spread if o else None),
     }
 
 
@@ -152,6 +154,10 @@ def gather_for(
             f"the run reads {', '.join(wanted)}, the cohort has {', '.join(cards)}"
         )
     same = {m: _as_trained(m, run.card.modalities[m], cards[m]) for m in there}
+    for name, encoder in fitted.tables.items():  # a variable that the new series lack is null
+        if getattr(same.get(name), "summarise", None):
+            columns = [c.name for c in encoder.columns]
+            same[name] = same[name].model_copy(update={"columns": columns})
     for name, spec in (encoders or {}).items():
         if name not in same or isinstance(same[name], EmbeddingCard):
             raise InputError(f"no modality {name!r} with an encoder{nearest(name, same)}")

@@ -56,6 +56,7 @@ class Predictions:
     W_LARGE = "w_large"
     W_SMALL = "w_small"
     ROUTER = "router"  # list[float]: router weight of every expert, in the run's expert order
+    SPREAD = "spread"  # standard deviation of the log-odds between the models averaged, in nats
     PRESENT = "present"  # list[str]: modality names present for the sample
     THRESHOLD = "threshold"  # decision threshold on prob, chosen on validation
     REPEAT = "repeat"
@@ -136,15 +137,28 @@ class TaskCard(Card):
 
 
 class TabularCard(Card):
-    """Columns of the cohort's table (or of a table of its own, keyed by sample_id)."""
+    """Columns of the cohort's table, or of a table of its own, keyed by sample_id; or summary
+    statistics of a series of the cohort, `hr mean` and so on: all, or those that `columns` names.
+    """
 
     kind: Literal["tabular"]
-    columns: list[str] = Field(min_length=1)
+    columns: list[str] = []
     table: Path | None = None
+    summarise: str | None = None  # name of a series modality
     categorical: list[str] = []  # integer codes that are names, not amounts
     missing: list[str | int | float] = []  # codes that mean "not recorded", such as -1
     prompt: str | None = None  # name of a versioned prompt in the package, or a template file
     encoder: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TabularCard:
+        if not self.columns and self.summarise is None:
+            raise ValueError("name at least one of the table's columns:, or a series to summarise:")
+        if self.summarise is not None and (self.table or self.categorical or self.missing):
+            raise ValueError(
+                "summarise: makes numbers of a series; leave out table:, categorical: and missing:"
+            )
+        return self
 
 
 class TextCard(Card):

@@ -8,7 +8,7 @@ import pytest
 
 from adacomed.cli import main
 
-TINY = ["training.epochs=2", "training.inner_folds=2", "training.members=1"]
+TINY = ["training.epochs=2", "training.inner_folds=2", "training.members=1", "small.kind=shallow"]
 QUICK = [*TINY, "model.strategy=ensemble"]
 
 

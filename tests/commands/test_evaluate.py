@@ -12,6 +12,7 @@ from adacomed import cli
 from adacomed.commands.evaluate import evaluate
 from adacomed.errors import InputError
 from adacomed.evaluation.compare import paired, read_predictions, summarise
+from adacomed.evaluation.reliability import weight_reliability
 
 
 def predictions(methods=("adacomed", "small"), events=20, n=80):
@@ -68,6 +69,40 @@ def test_json_is_one_object_without_nan(tmp_path, capsys):
     assert found["table"][0]["auroc"] is None
     assert found["table"][0]["brier"] > 0
     assert found["paired"][0]["difference"] is None
+
+
+def weighted(constant):
+    rng = np.random.default_rng(3)
+    large, small, w = rng.normal(size=(3, 160))
+    return predictions().with_columns(
+        logit_large=pl.Series(large),
+        logit_small=pl.Series(small),
+        w_large=pl.when(pl.col("method") == "adacomed").then(0.5 if constant else pl.Series(w)),
+    )
+
+
+def test_weights_that_adapt_are_held_against_the_branches(tmp_path, capsys):
+    weighted(constant=False).write_parquet(tmp_path / "p.parquet")
+    evaluate(tmp_path / "p.parquet", json=True, resamples=50)
+    [row] = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["weights"]
+    [expected] = weight_reliability(read_predictions(tmp_path / "p.parquet"), n=50).to_dicts()
+    assert row == expected
+    evaluate(tmp_path / "p.parquet", resamples=50)
+    printed = capsys.readouterr().out
+    assert "rank correlation of w_large with the better branch" in printed
+    shown = f"{row['correlation']:.3f} ({row['correlation_low']:.3f} to".replace("-", "−")
+    assert f"death, adacomed: {shown}" in printed
+    assert f"on {row['n_discordant']} patients on whom exactly one is" in printed
+
+
+def test_constant_weights_are_a_note_in_json_and_not_printed(tmp_path, capsys):
+    weighted(constant=True).write_parquet(tmp_path / "p.parquet")
+    evaluate(tmp_path / "p.parquet", json=True, resamples=20)
+    [row] = json.loads(capsys.readouterr().out)["weights"]
+    assert row["correlation"] is None
+    assert "the same for every patient" in row["note"]
+    evaluate(tmp_path / "p.parquet", resamples=20)
+    assert "w_large" not in capsys.readouterr().out
 
 
 def test_one_method_is_not_compared(tmp_path, capsys):

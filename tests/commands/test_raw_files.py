@@ -105,7 +105,12 @@ def test_every_kind_to_a_prediction(cohort: Path, cli) -> None:
     assert content(cohort / "store") == before
 
     (cohort / "experiment.yaml").write_text("cohort: cohort.yaml\n")
-    quick = ["training.epochs=2", "training.inner_folds=2", "training.members=1"]
+    quick = [
+        "training.epochs=2",
+        "training.inner_folds=2",
+        "training.members=1",
+        "small.kind=shallow",
+    ]
     ran = cli("train", cohort / "experiment.yaml", *quick, "--out", cohort / "run")
     assert ran.exit_code == 0, ran.output
     assert "embedding" not in ran.stderr
@@ -118,7 +123,12 @@ def test_every_kind_to_a_prediction(cohort: Path, cli) -> None:
 def test_other_weights_at_prediction_are_refused(cohort: Path, models: Path, cli) -> None:
     """The same encoder with other weights gives other vectors: named, not used."""
     (cohort / "experiment.yaml").write_text("cohort: cohort.yaml\nmodalities: [vitals]\n")
-    quick = ["training.epochs=1", "training.inner_folds=2", "training.members=1"]
+    quick = [
+        "training.epochs=1",
+        "training.inner_folds=2",
+        "training.members=1",
+        "small.kind=shallow",
+    ]
     cli("train", cohort / "experiment.yaml", *quick, "--out", cohort / "run")
     moved = shutil.copytree(models / "moirai", cohort / "moved")
     words = ["predict", cohort / "run", cohort / "cohort.yaml", "--out", cohort / "p.parquet"]
@@ -219,7 +229,12 @@ def test_covid_cxr_killed_resumed_trained(tmp_path: Path, models: Path, cli) -> 
     assert cli("embed", card, "--out", tmp_path / "whole").exit_code == 0
     assert content(store) == content(tmp_path / "whole")
 
-    quick = ["training.epochs=2", "training.inner_folds=2", "training.members=1"]
+    quick = [
+        "training.epochs=2",
+        "training.inner_folds=2",
+        "training.members=1",
+        "small.kind=shallow",
+    ]
     run = tmp_path / "run"
     words = ["train", tmp_path / "experiment.yaml", *quick, "--store", store, "--out", run]
     ran = cli(*words)
@@ -243,7 +258,12 @@ def test_icu_demo_series(tmp_path: Path, models: Path, cli) -> None:
     card["modalities"]["vitals"]["encoder"] = f"moirai:{models / 'moirai'}"
     (tmp_path / "cohort.yaml").write_text(yaml.safe_dump(card))
     (tmp_path / "experiment.yaml").write_text("cohort: cohort.yaml\n")
-    quick = ["training.epochs=2", "training.inner_folds=2", "training.members=1"]
+    quick = [
+        "training.epochs=2",
+        "training.inner_folds=2",
+        "training.members=1",
+        "small.kind=shallow",
+    ]
     words = ["train", tmp_path / "experiment.yaml", *quick, "--out", tmp_path / "run"]
     ran = cli(*words)
     assert ran.exit_code == 0, ran.output

@@ -48,9 +48,9 @@ def test_every_chart_is_drawn(dom_and_log):
     assert (
         len(re.findall(r'class="chart js-plotly-plot"', dom))
         == len(re.findall("<figure", dom))
-        == 12
+        == 13
     )
-    assert dom.count('class="main-svg"') >= 12
+    assert dom.count('class="main-svg"') >= 13
 
 
 def test_legends_are_buttons(dom_and_log):

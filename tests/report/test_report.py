@@ -17,7 +17,7 @@ SECTIONS = [
 ]  # fmt: skip
 FIGURES = {
     "forest", "roc", "pr", "reliability", "probabilities", "w-large", "s-weight", "logits",
-    "router", "training-loss", "training-auroc", "training-weights",
+    "promise", "router", "training-loss", "training-auroc", "training-weights",
 }  # fmt: skip
 
 

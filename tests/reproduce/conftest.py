@@ -15,6 +15,7 @@ TINY = (
     "training.members=1",
     "baselines.size=tiny",
     "small.width=8",
+    "small.kind=shallow",
     "model.H=8",
     "model.d=8",
 )
@@ -30,11 +31,20 @@ def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def study(patients: Path, tmp_path: Path) -> Callable[..., Study]:
     """A study; further settings over the tiny ones."""
+    return maker(patients, tmp_path)
 
+
+@pytest.fixture(scope="module")
+def study_kept(patients: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
+    """The same, its folder kept between a file's tests: what one has trained, the next finds."""
+    return maker(patients, tmp_path_factory.mktemp("study"))
+
+
+def maker(patients: Path, out: Path) -> Callable[..., Study]:
     def make(*overrides: str, cohort: Path = patients, **more: object) -> Study:
         return Study(
             cohort=cohort,
-            out=tmp_path,
+            out=out,
             train=lambda grid: run_grid(
                 grid, jobs=1, on_tick=lambda *_: None, on_done=lambda _: None
             ),

@@ -40,7 +40,13 @@ def make_fold(n: int = 120) -> Fold:
 
 
 def make_experiment(**settings) -> Experiment:
-    data = {"cohort": "nowhere", "training": {"epochs": 2, "inner_folds": 2}}
+    data = {
+        "cohort": "nowhere",
+        "training": {"epochs": 2, "inner_folds": 2},
+        "small": {
+            "kind": "shallow"
+        },  # the default fits forests: tests/training/test_pretraining.py
+    }
     for key, value in settings.items():
         data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
     return parse(Experiment, data, "test")

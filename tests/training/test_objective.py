@@ -33,13 +33,25 @@ def test_branch_losses_train_a_branch_that_has_no_weight():
 
     def gradient(beta):
         model = make_model("default", "threshold").train()
-        model.weighting.follow = False
-        model.weighting.t.fill_(1e9)
+        model.weighting.weigh = lambda s: (torch.zeros_like(s), torch.ones_like(s))
         Objective(lambda_=0.0, beta=beta)(model(batch), batch.target)["loss"].backward()
         return sum(float(p.grad.abs().sum()) for p in model.mome.parameters() if p.grad is not None)
 
     assert gradient(0.0) == 0
     assert gradient(1.0) > 0
+
+
+def test_patients_of_the_same_class_can_be_left_out_of_the_negatives():
+    """Against the loss of each patient among those of the other class alone."""
+    batch = make_batch(12)
+    output = make_model("default", "ensemble").train()(batch)
+    losses = Objective(lambda_=1.0, same_class=False)(output, batch.target)
+    u, v = F.normalize(output.z_large, dim=-1), F.normalize(output.z_small, dim=-1)
+    expected = []
+    for i in range(12):
+        who = [i, *(j for j in range(12) if batch.target[j] != batch.target[i])]
+        expected.append(-torch.log_softmax(u[i] @ v[who].T / 0.07, dim=-1)[0])
+    assert torch.allclose(losses["contrast"], torch.stack(expected).mean(), atol=1e-5)
 
 
 def test_a_patient_without_a_large_modality_has_no_large_loss():

@@ -10,7 +10,7 @@ import polars as pl
 
 from adacomed.cohort.items import inside, listed
 from adacomed.cohort.problems import CheckReport
-from adacomed.cohort.reading import SAMPLE, SUBJECT, tabular_source
+from adacomed.cohort.reading import SAMPLE, SUBJECT, read_statistics, tabular_source
 from adacomed.cohort.table import code_column
 from adacomed.cohort.vectors import Vector, list_items, usual_width, wrong_width
 from adacomed.errors import InputError
@@ -33,7 +33,8 @@ def check_modality(
     """
     part, where = card.modalities[modality], f"modality {modality!r}"
     if isinstance(part, TabularCard):
-        frame = _tabular(report, card, part, root, samples, modality)
+        describe = _tabular if part.summarise is None else _statistics
+        frame = describe(report, card, part, root, samples, modality)
         if not frame.width:
             return np.zeros(len(samples), bool)
         report.warnings += [f"{where}: {copy}" for copy in _copies(frame, targets)]
@@ -122,14 +123,41 @@ def _tabular(
         if coded is None:
             continue
         columns.append(coded)
-        distinct = coded.drop_nulls().n_unique()
         kind = "number" if coded.dtype.is_numeric() else "category"
-        row = {"modality": modality, "column": name, "type": kind, "distinct": distinct}
-        report.columns.append({**row, "missing": coded.null_count() / max(len(coded), 1)})
+        distinct = _describe(report, modality, coded, kind)
         if distinct < 2:
             word = "is empty" if distinct == 0 else "is constant"
             report.warnings.append(f"{where}: column {name!r} {word}")
     return pl.DataFrame(columns)
+
+
+def _statistics(
+    report: CheckReport,
+    card: CohortCard,
+    part: TabularCard,
+    root: Path,
+    samples: pl.DataFrame,
+    modality: str,
+) -> pl.DataFrame:
+    """The summary statistics of a series; one line a variable goes to the report."""
+    frame = report.attempt(read_statistics, card, part, root, samples, modality)
+    if frame is None:
+        return pl.DataFrame()
+    first: dict[str, pl.Series] = {}
+    for column in frame:
+        first.setdefault(column.name.rpartition(" ")[0], column)
+    for variable, column in first.items():
+        if not _describe(report, modality, column.alias(variable), "statistics"):
+            report.warnings.append(f"modality {modality!r}: {variable!r} was never observed")
+    return frame
+
+
+def _describe(report: CheckReport, modality: str, column: pl.Series, kind: str) -> int:
+    """A line of the report about a column; how many distinct values it has."""
+    distinct = column.drop_nulls().n_unique()
+    row = {"modality": modality, "column": column.name, "type": kind, "distinct": distinct}
+    report.columns.append({**row, "missing": column.null_count() / max(len(column), 1)})
+    return distinct
 
 
 def _copies(frame: pl.DataFrame, targets: dict[str, np.ndarray]) -> Iterator[str]:

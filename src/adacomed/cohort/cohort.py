@@ -101,12 +101,16 @@ class Cohort:
     def table(self, modality: str) -> pl.DataFrame:
         """A tabular modality: N rows, the card's columns as Float64 or (categories) String.
 
+        Of summary statistics new patients (`labels=False`) may lack a variable: null columns.
+
         Raises:
             InputError: another kind, a missing column, text in a numeric column.
         """
         card = self._modality(modality, TabularCard)
+        new = self._new
         frame = self._once(
-            modality, lambda all_: read_columns(self.card, card, self.root, all_, modality)
+            f"{modality} {card.columns}",
+            lambda all_: read_columns(self.card, card, self.root, all_, modality, strict=not new),
         )
         return frame if self._rows is None else frame[self._rows]
 

@@ -21,7 +21,8 @@ class CheckReport:
         samples, patients: counts.
         patterns: modalities that go together ("ct + wsi") → samples.
         tasks: one row per task and split ("all" first): task, split, class, samples, share.
-        columns: one row per tabular column: modality, column, type, missing (share), distinct.
+        columns: one row per tabular column, or per variable of summary statistics: modality,
+            column, type, missing (share), distinct.
         errors: what stops training; empty if it can go ahead.
         warnings: what deserves a look.
     """

@@ -9,7 +9,9 @@ import polars as pl
 from adacomed.cohort import labels as coding
 from adacomed.cohort.table import as_text, code_column, read_table, require_columns
 from adacomed.config import parse, read_yaml
-from adacomed.errors import InputError
+from adacomed.errors import InputError, nearest
+from adacomed.readers.series import SeriesTable
+from adacomed.readers.statistics import statistics_table
 from adacomed.schema import (
     SPLITS,
     CohortCard,
@@ -17,6 +19,7 @@ from adacomed.schema import (
     FileCard,
     Labels,
     Samples,
+    SeriesCard,
     TabularCard,
     TextCard,
 )
@@ -199,7 +202,7 @@ def _labels_file(
 def tabular_source(
     card: CohortCard, part: TabularCard, root: Path, samples: pl.DataFrame, modality: str
 ) -> pl.DataFrame:
-    """N rows, in the samples' order, that hold the columns of a tabular modality, as read.
+    """N rows, in the samples' order, that hold the columns of a table, as read.
 
     Raises:
         InputError: a column is missing, or a sample has two rows in the modality's own table.
@@ -211,10 +214,51 @@ def tabular_source(
     return keyed_columns(card, part.columns, root / part.table, samples, where)
 
 
-def read_columns(
-    card: CohortCard, part: TabularCard, root: Path, samples: pl.DataFrame, modality: str
+def read_statistics(
+    card: CohortCard,
+    part: TabularCard,
+    root: Path,
+    samples: pl.DataFrame,
+    modality: str,
+    *,
+    strict: bool = True,
 ) -> pl.DataFrame:
-    """A tabular modality, N rows: amounts as Float64, categories as String, missing as null."""
+    """The summary statistics of a series, N rows of Float64, null where not observed.
+
+    Args:
+        strict: False for new patients: their series may lack a variable.
+    Raises:
+        InputError: no such series modality, an unreadable table, or a column that it does not give.
+    """
+    where, cards = f"modality {modality!r}", card.modalities
+    series = cards.get(part.summarise or "")
+    if not isinstance(series, SeriesCard):
+        known = [name for name, other in cards.items() if isinstance(other, SeriesCard)]
+        hint = nearest(part.summarise or "", known) or "; the cohort has none"
+        raise InputError(f"{where}: summarise: {part.summarise!r} names no series{hint}")
+    table = SeriesTable(root / series.table, series)
+    try:
+        return statistics_table(table, samples[SAMPLE].to_list(), part.columns, strict=strict)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def read_columns(
+    card: CohortCard,
+    part: TabularCard,
+    root: Path,
+    samples: pl.DataFrame,
+    modality: str,
+    *,
+    strict: bool = True,
+) -> pl.DataFrame:
+    """A tabular modality, N rows: amounts as Float64, categories as String, missing as null.
+
+    Args:
+        strict: as for `read_statistics`.
+    """
+    if part.summarise is not None:
+        return read_statistics(card, part, root, samples, modality, strict=strict)
     where = f"modality {modality!r}"
     require_columns(
         pl.DataFrame(schema=dict.fromkeys(part.columns, pl.Null)), part.categorical, where

@@ -50,7 +50,7 @@ def prompted(cohort: Cohort, modality: str, card: TabularCard) -> list[str | Non
     """Every row of a table as text, (N,); None where nothing is recorded."""
     labels = {task.column or name for name, task in cohort.card.tasks.items()}
     template = load_template(card.prompt or DEFAULT_PROMPT, cohort.root)
-    return render(cohort.table(modality).select(card.columns), template, forbidden=labels)
+    return render(cohort.table(modality), template, forbidden=labels)
 
 
 def _recall(memory: Path) -> dict[str, tuple[int, int, str]]:

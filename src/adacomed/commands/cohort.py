@@ -47,6 +47,7 @@ def build(
     samples: int = 1000,
     modalities: int = 3,
     seed: int = 0,
+    missing: float | None = None,
     items: str = "all",
 ) -> None:
     """Build a cohort folder from a raw release, or simulate one whose best AUROC is known.
@@ -58,6 +59,8 @@ def build(
         samples: simulated: patients.
         modalities: simulated: vector modalities.
         seed: simulated: decides everything.
+        missing: simulated: chance that a vector modality is absent, 0 to 0.9, completely at random
+          [default: each its own chance, some the likelier the less sick the patient].
         items: mmist-ccrcc: all scans and slides of a patient, or the chosen one.
 
     Example:
@@ -67,7 +70,7 @@ def build(
     if name == "simulated":
         from adacomed.datasets import simulated
 
-        simulated.build(out, samples=samples, modalities=modalities, seed=seed)
+        simulated.build(out, samples=samples, modalities=modalities, seed=seed, missing=missing)
     elif name == "mmist-ccrcc":
         build_mmist_ccrcc(source, out, items)
     else:

@@ -15,6 +15,7 @@ from rich.table import Table
 from adacomed.errors import InputError, nearest
 from adacomed.evaluation import tables
 from adacomed.evaluation.compare import paired_headlines, read_predictions, summarise
+from adacomed.evaluation.reliability import CORRELATIONS, weight_reliability
 from adacomed.schema import Predictions, RunFiles
 
 PAIRED = "paired.csv"
@@ -33,7 +34,8 @@ def evaluate(
 
     The intervals resample patients, all rows of a patient together; AUROC of one row per patient
     has DeLong's. mAP, mAR and mF1 are macro precision, recall and F1. With more than one method
-    each is compared with the reference on the same patients.
+    each is compared with the reference on the same patients. Where w_large differs between
+    patients, it is compared with the branch that was right.
 
     Args:
         file: predictions.parquet or .csv, or a run folder that holds one; columns sample_id,
@@ -52,13 +54,16 @@ def evaluate(
     predictions = _labelled(read_predictions(file), file, split)
     differences = _compared(predictions, reference, split, resamples)
     table = summarise(predictions, split=split, n=resamples)
+    weights = weight_reliability(predictions, split=split, n=resamples)
     if out is not None:
         _write(out, table, differences)
     if json:
-        found = {"table": _rows(table), "paired": _rows(differences)}
+        found = {"table": _rows(table), "paired": _rows(differences), "weights": _rows(weights)}
         print(jsonlib.dumps(found, allow_nan=False))
         return
     _print(table, differences)
+    for line in _weights(weights):
+        print(line)
 
 
 def _print(table: pl.DataFrame, differences: pl.DataFrame) -> None:
@@ -70,6 +75,25 @@ def _print(table: pl.DataFrame, differences: pl.DataFrame) -> None:
         _show("Paired differences on the same patients", tables.paired_grid(differences), text)
     if Console().is_terminal:
         print("\n".join(tables.notes(table)))
+
+
+def _weights(table: pl.DataFrame) -> list[str]:
+    """A sentence per method whose weights differ between patients; a heading above them."""
+    lines = []
+    for row in table.filter("adapts").iter_rows(named=True):
+        right, loss = (
+            tables.estimate(row[c], row[f"{c}_low"], row[f"{c}_high"], 3, " to ")
+            for c in CORRELATIONS
+        )
+        note = f" ({row['note']})" if row["note"] else ""
+        lines.append(
+            f"{row['task']}, {row['method']}: {right} with the branch that is right, on "
+            f"{row['n_discordant']} patients on whom exactly one is (the large one on "
+            f"{row['n_large_right']}); {loss} with how much lower the large branch's log loss is, "
+            f"on {row['n']} patients{note}"
+        )
+    heading = "Weights: rank correlation of w_large with the better branch, 95 % intervals"
+    return [heading, *lines] if lines else []
 
 
 def _labelled(predictions: pl.DataFrame, file: Path, split: str) -> pl.DataFrame:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -27,8 +29,12 @@ ARTEFACTS = {  # name → "module:function"
     "fig6": "adacomed.reproduce.figures:figure_6",
     "ablation": "adacomed.reproduce.ablation:ablation",
     "ceiling": "adacomed.reproduce.ceiling:ceiling",
+    "simulated-grid": "adacomed.reproduce.small_cohorts:small_cohorts",
+    "rivals": "adacomed.reproduce.evidence:rivals",
+    "weights": "adacomed.reproduce.evidence:weights",
 }
-WITHOUT_COHORT = ("table6", "ceiling")  # the first trains nothing, the second simulates its own
+# The first trains nothing, the others simulate their own.
+WITHOUT_COHORT = ("table6", "ceiling", "simulated-grid")
 
 
 def reproduce(
@@ -37,6 +43,8 @@ def reproduce(
     cohort: Path | None = None,
     out: Path = Path("runs/reproduce"),
     task: str = "",
+    methods: str = "",
+    split_seeds: str = "",
     repeats: int = 3,
     jobs: int = 0,
     resamples: int = 1000,
@@ -47,16 +55,21 @@ def reproduce(
     ARTEFACT is table2 or table4 (all methods), table3 or table5 (weighting strategies), table6
     (cost), fig2 (modality domination), fig4 (share of the training data), fig5 (λ and d), fig6
     (weights and similarity in training); and ours: ablation (each departure from the released
-    code), ceiling (all methods against the best possible, at three cohort sizes). A simulated
-    cohort's title says so. Stopped at any point, the same command goes on where it was.
+    code), ceiling (all methods against the best possible, at three cohort sizes), simulated-grid
+    (the same where patients are few and modalities missing), rivals (the final protocol: AdaCoMed
+    against every rival on one cohort), weights (each strategy, and whether its weights keep their
+    promise). A simulated cohort's title says so. Stopped at any point, the same command goes on
+    where it was.
 
     Args:
         artefact: which one.
         overrides: settings over the defaults, such as training.epochs=5.
-        cohort: folder or YAML; ceiling simulates its own, table6 needs none.
+        cohort: folder or YAML; ceiling and simulated-grid simulate their own, table6 needs none.
         out: folder for ARTEFACT.md, csv files, SVG and PNG pictures; trained methods are kept in
           it and shared between artefacts.
         task: one of the cohort's [default: all of them, one after the other].
+        methods: comma-separated, beside adacomed (ceiling, simulated-grid, rivals) [default: all].
+        split_seeds: comma-separated, a k-fold each (rivals, weights) [default: 100,101,102].
         repeats: of 5-fold cross-validation (table4, table5 on MMIST).
         jobs: processes [default: one per core].
         resamples: bootstrap resamples of the patients behind each interval.
@@ -82,11 +95,31 @@ def reproduce(
         store=store,
     )
     module, _, name = ARTEFACTS[artefact].partition(":")
-    function: Callable[[Study], Artefact] = getattr(import_module(module), name)
+    function: Callable[..., Artefact] = getattr(import_module(module), name)
+    choices = _choices(artefact, function, methods, split_seeds)
     out.mkdir(parents=True, exist_ok=True)
-    files = write(function(study), out, artefact)
+    files = write(function(study, **choices), out, artefact)
     say(files[0].read_text("utf-8"))
     say("\n".join(f"written: {file}" for file in files))
+
+
+def _choices(
+    artefact: str, function: Callable[..., Artefact], methods: str, split_seeds: str
+) -> dict[str, Any]:
+    """The options that were given, as the artefact's function takes them."""
+    given: dict[str, list[Any]] = {}
+    if methods:
+        given["methods"] = [word.strip() for word in methods.split(",") if word.strip()]
+    if split_seeds:
+        try:
+            given["split_seeds"] = [int(word) for word in split_seeds.split(",")]
+        except ValueError:
+            raise InputError(
+                f"--split-seeds {split_seeds}: expected numbers, such as 100,101,102"
+            ) from None
+    for name in given.keys() - signature(function).parameters.keys():
+        raise InputError(f"reproduce {artefact} takes no --{name.replace('_', '-')}")
+    return given
 
 
 def write(artefact: Artefact, out: Path, name: str) -> list[Path]:

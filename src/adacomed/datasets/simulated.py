@@ -12,7 +12,9 @@ What a model sees of it:
   measured more often in the severe), ward (a category, likelier D in the severe); 10 % of the other
   cells are missing at random.
 - Missing modalities: m1 (10 %), m3, m5, … (30 %) at random; m2, m4, … not at random, present with
-  probability sigmoid(0.8 + 0.8 u). Who would have none has m1.
+  probability sigmoid(0.8 + 0.8 u). Who would have none has m1. With a rate r instead, each is
+  absent completely at random with probability r, and who would have none keeps one drawn at random:
+  what is missing then says nothing. One seed gives the same patients at every rate.
 
 `bayes_prob` is P(label = 1 | everything written of that patient: vectors, table, and which of them
 are missing), by Bayes' rule with the generator's true parameters, integrated over u on a grid. No
@@ -57,6 +59,7 @@ GAINS, WIDTHS = (1.0, 0.7, 0.4), (32, 64, 128)
 SIGN_GAIN = 2.0
 WIDE, NUISANCE, NUISANCE_STD = 256, 40, 6.0
 TEST_FRACTION = 0.2
+MOST_MISSING = 0.9  # above it nearly everyone has the one modality that is kept
 # name → mean, effect of u, standard deviation of the rest
 AMOUNTS = {
     "age": (60.0, 3.0, 12.0),
@@ -106,7 +109,14 @@ class Patients:
     table: dict[str, pl.Series] = field(default_factory=dict)
 
 
-def build(out: Path, *, samples: int = 1000, modalities: int = 3, seed: int = 0) -> CohortCard:
+def build(
+    out: Path,
+    *,
+    samples: int = 1000,
+    modalities: int = 3,
+    seed: int = 0,
+    missing: float | None = None,
+) -> CohortCard:
     """Write a simulated cohort folder (see the module's text for the generator).
 
     Args:
@@ -114,21 +124,29 @@ def build(out: Path, *, samples: int = 1000, modalities: int = 3, seed: int = 0)
         samples: patients, ≥ 50.
         modalities: vector modalities, ≥ 1, beside the table.
         seed: decides everything; one seed gives one cohort.
+        missing: chance in [0, .9] that a vector modality is absent, completely at random; None: the
+            pattern of the module's text. The share seen is lower, as everyone keeps one.
     Raises:
-        InputError: too few samples or modalities, or `out` holds something else.
+        InputError: too few samples or modalities, a rate outside [0, .9], or `out` holds something
+            else.
     """
     if samples < 50 or modalities < 1 or seed < 0:
         asked = f"{samples} samples, {modalities} modalities, seed {seed}"
         raise InputError(f"simulated: asked for {asked}; at least 50, 1 and 0 would work")
+    if missing is not None and not 0 <= missing <= MOST_MISSING:
+        raise InputError(
+            f"simulated: asked for a rate of missing modalities of {missing:g}; 0 to "
+            f"{MOST_MISSING} would work, or none for the generator's own pattern"
+        )
     assert_writable(out)
-    people = simulate(samples, modalities, seed)
+    people = simulate(samples, modalities, seed, missing)
     ids = [f"s{n:0{len(str(samples))}d}" for n in range(samples)]
     _, test = holdout(people.label, np.array(ids), fraction=TEST_FRACTION, seed=seed)
     split = np.where(np.isin(np.arange(samples), test), TEST, TRAIN)
     columns = {Samples.SAMPLE_ID: ids, Samples.SUBJECT_ID: ids, Samples.SPLIT: split}
     truth = {Labels.LABEL: people.label, Labels.BAYES_PROB: people.evidence.posterior()}
     labels = pl.DataFrame({Labels.SAMPLE_ID: ids, Labels.TASK: [TASK] * samples, **truth})
-    card = _card(modalities, seed)
+    card = _card(modalities, seed, missing)
     tables = {
         name: vector_table(
             [i for i, here in zip(ids, people.present[name], strict=True) if here],
@@ -142,8 +160,8 @@ def build(out: Path, *, samples: int = 1000, modalities: int = 3, seed: int = 0)
     return card
 
 
-def simulate(samples: int, modalities: int, seed: int) -> Patients:
-    """Draw N patients; the same seed gives the same patients."""
+def simulate(samples: int, modalities: int, seed: int, missing: float | None = None) -> Patients:
+    """Draw N patients; the same seed gives the same patients, whatever is missing of them."""
     rng = np.random.default_rng(seed)
     u = rng.standard_normal(samples)
     a, b = rng.choice([-1.0, 1.0], size=(2, samples))
@@ -151,26 +169,40 @@ def simulate(samples: int, modalities: int, seed: int) -> Patients:
     label = (rng.random(samples) < chance).astype(np.int64)
     nothing = [np.zeros((samples, k)) for k in (len(GRID), 2, 2)]
     people = Patients(u, a, b, label, Evidence(*nothing))
-    _vectors(people, modalities, rng)
+    _presence(people, rng.random((modalities, samples)), missing)
+    _vectors(people, rng)
     _table(people, rng, sign=modalities == 1)
     return people
 
 
-def _vectors(people: Patients, modalities: int, rng: np.random.Generator) -> None:
-    """Draw the views and which are missing, and take note of what they tell."""
+def _presence(people: Patients, drawn: Floats, missing: float | None) -> None:
+    """Decide which modalities are there, and take note of what that tells.
+
+    Args:
+        drawn: (M, N), uniform in [0, 1) and unrelated to the patients.
+    """
+    if missing is None:
+        here = drawn < np.stack([_chance(k, people.severity) for k in range(len(drawn))])
+        # m1 alone: either it was there alone, or nothing was and it was given; the sum is
+        # P(the others are absent).
+        alone = here[1:].sum(axis=0) == 0
+        here[0] |= alone
+        for k in range(len(drawn)):
+            chance = _chance(k, GRID)
+            told = np.where(here[k][:, None], np.log(chance), np.log1p(-chance))
+            people.evidence.severity += told if k else np.where(alone[:, None], 0, told)
+    else:
+        here = drawn < 1 - missing
+        # Where any is there, so is the one with the lowest draw; it is each with the same chance.
+        here[drawn.argmin(axis=0), np.arange(drawn.shape[1])] = True
+    people.present = {f"m{k + 1}": row for k, row in enumerate(here)}
+
+
+def _vectors(people: Patients, rng: np.random.Generator) -> None:
+    """Draw the views, and take note of what those that are there tell."""
     n = len(people.label)
-    here = np.stack([rng.random(n) < _chance(k, people.severity) for k in range(modalities)])
-    # m1 alone: either it was there alone, or nothing was and it was given; the sum is
-    # P(the others are absent).
-    alone = here[1:].sum(axis=0) == 0
-    here[0] |= alone
-    for k in range(modalities):
-        chance = _chance(k, GRID)
-        told = np.where(here[k][:, None], np.log(chance), np.log1p(-chance))
-        people.evidence.severity += told if k else np.where(alone[:, None], 0, told)
-        people.present[f"m{k + 1}"] = here[k]
     for k, name in enumerate(people.present):
-        wide = k == modalities - 1
+        wide = k == len(people.present) - 1
         gain, sign = GAINS[k % 3], {0: people.a, 1: people.b}.get(k)
         view = rng.standard_normal((n, WIDE if wide else WIDTHS[k % 3]))
         view[:, 0] += gain * people.severity
@@ -223,17 +255,18 @@ def _sign_evidence(view: Floats) -> Floats:
     return result
 
 
-def _card(modalities: int, seed: int) -> CohortCard:
+def _card(modalities: int, seed: int, missing: float | None) -> CohortCard:
     vectors = {
         name: EmbeddingCard(kind="embedding", root=Path(CohortFiles.VECTORS) / f"{name}.parquet")
         for name in (f"m{k + 1}" for k in range(modalities))
     }
     columns = [*AMOUNTS, "ward"] + (["sign"] if modalities == 1 else [])
+    rate = "" if missing is None else f", missing {missing:g}"
     return CohortCard(
         name="simulated",
         title="Simulated patients (no real data)",
         simulated=True,
-        source=f"adacomed cohort build simulated, seed {seed}",
+        source=f"adacomed cohort build simulated, seed {seed}{rate}",
         licence="Apache-2.0",
         table=Path(CohortFiles.SAMPLES),
         subject=Samples.SUBJECT_ID,

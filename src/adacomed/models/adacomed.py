@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from adacomed.models import alignment, weighting
+from adacomed.models import alignment
 from adacomed.models.alignment import Bank, Projection
 from adacomed.models.batch import Batch, Output
 from adacomed.models.mome import MoME, drop_modalities
+from adacomed.models.weighting import Weighting, mixture
 
 
 class SmallModel(Protocol):
@@ -24,59 +24,6 @@ class SmallModel(Protocol):
     def embed(self, batch: Batch) -> Tensor:
         """Whatever it reads of a batch → e_small (B, width)."""
         ...
-
-
-class Weighting(nn.Module):
-    """The thin, stateful twin of models/weighting.py: one strategy with its constants.
-
-    Args:
-        strategy: a name of `weighting.STRATEGIES`, or `inverse_authors`.
-        detach: no gradient through s into the weights (the default preset).
-        batch_mean: preset `authors`: the batch mean of s weighs every patient, in evaluation too.
-        t: threshold of the threshold strategy; "median" follows the median of s while training (a
-            running mean over batches) and is set on validation afterwards.
-    """
-
-    t: Tensor
-
-    def __init__(
-        self,
-        strategy: str,
-        *,
-        T: float = 1.0,
-        alpha: float = 1.0,
-        sigma: float = 1.0,
-        t: float | Literal["median"] = 0.5,
-        k: float = 10.0,
-        detach: bool = True,
-        batch_mean: bool = False,
-    ) -> None:
-        super().__init__()
-        self.strategy, self.detach, self.batch_mean = strategy, detach, batch_mean
-        self.follow = t == "median" and strategy == "threshold"
-        self.register_buffer("t", torch.tensor(torch.nan if t == "median" else t))
-        if strategy == "learnable":
-            self.theta = nn.Parameter(torch.zeros(2))
-        constants: dict[str, Callable[[Tensor], weighting.Weights]] = {
-            "ensemble": weighting.ensemble,
-            "learnable": lambda s: weighting.learnable(s, self.theta),
-            "inverse": lambda s: weighting.inverse(s, T=T, alpha=alpha),
-            "inverse_authors": lambda s: weighting.inverse_authors(s, T=T, alpha=alpha),
-            "gaussian": lambda s: weighting.gaussian(s, sigma=sigma),
-            "threshold": lambda s: weighting.threshold(s, t=self.t, k=k),
-        }
-        self.weigh = constants[strategy]
-
-    def forward(self, s: Tensor) -> weighting.Weights:
-        """s (B,) → w_large, w_small (B,)."""
-        if self.detach:
-            s = s.detach()
-        if self.batch_mean:
-            s = s.mean().expand_as(s)
-        if self.follow and self.training:
-            median = s.detach().median()
-            self.t.copy_(median if self.t.isnan() else 0.9 * self.t + 0.1 * median)
-        return self.weigh(s)
 
 
 class AdaCoMed(nn.Module):
@@ -110,6 +57,7 @@ class AdaCoMed(nn.Module):
         head_init: bool = True,
         modality_dropout: float = 0.0,
         masks: bool = True,
+        keep_small: bool = False,
     ) -> None:
         super().__init__()
         assert isinstance(small, nn.Module)
@@ -117,6 +65,7 @@ class AdaCoMed(nn.Module):
         self.mome, self.p, self.weighting, self.bank = mome, p, weighting, bank
         self.temperature, self.score, self.mix = temperature, score, mix
         self.modality_dropout, self.masks = modality_dropout, masks
+        self.keep_small = keep_small
         self.to_head = nn.Linear(d, small.width)  # d is free; f keeps the small model's width
         self.f = nn.Linear(small.width, small.head.out_features)
         self.f.load_state_dict(small.head.state_dict())
@@ -150,12 +99,11 @@ class AdaCoMed(nn.Module):
         e_small = batch.e_small if batch.e_small is not None else self.embed_small(batch)
         z_large, z_small = self.p.large(e_large), self.p.small(e_small)  # (B, d)
         s = self.similarity(z_large, z_small, batch.index)
-        w_large, w_small = self.weighting(s)
-        alone = ~batch.present.any(-1)  # no large modality: the small model speaks alone
-        w_large, w_small = w_large.masked_fill(alone, 0.0), w_small.masked_fill(alone, 1.0)
-        logits_large, logits_small = self.head(z_large), self.head(z_small)  # (B, K)
+        logits_large = self.head(z_large)  # (B, K)
+        logits_small = self.small.head(e_small) if self.keep_small else self.head(z_small)
+        w_large, w_small = self.weighting(s, logits_large, logits_small, batch.present)
         return Output(
-            logits=self.mixture(logits_large, logits_small, w_large, w_small),
+            logits=mixture(logits_large, logits_small, (w_large, w_small), self.mix),
             logits_large=logits_large,
             logits_small=logits_small,
             z_large=z_large,
@@ -173,6 +121,8 @@ class AdaCoMed(nn.Module):
 
     def remember(self, batch: Batch, *, rows: int = 256) -> Batch:
         """The batch with its e_small: the small body is frozen, so a fit computes it once."""
+        if batch.e_small is not None:
+            return replace(batch, raw={})
         self.small.train(False)
         parts = torch.split(torch.arange(len(batch)), rows)
         e_small = torch.cat([self.embed_small(batch.rows(index)) for index in parts])
@@ -207,18 +157,6 @@ class AdaCoMed(nn.Module):
             bank=bank,
             exclude=self.bank.exclude(index),
         ).exp()
-
-    def mixture(self, large: Tensor, small: Tensor, w_large: Tensor, w_small: Tensor) -> Tensor:
-        """Inside Eq. 7: the weighted branches as logits (B, K)."""
-        wl, ws = w_large[:, None], w_small[:, None]
-        if self.mix == "logits":
-            return wl * large + ws * small
-        # log-probabilities are logits of the mixture; logaddexp keeps a weight of zero finite
-        tiny = torch.finfo(large.dtype).tiny
-        return torch.logaddexp(
-            large.log_softmax(-1) + wl.clamp_min(tiny).log(),
-            small.log_softmax(-1) + ws.clamp_min(tiny).log(),
-        )
 
     def refresh(self) -> None:
         """Store the bank's z_small under the current p; a loaded model's bank is final already."""

@@ -70,6 +70,7 @@ def log_similarity(
     temperature: float = 0.07,
     bank: Tensor | None = None,
     exclude: Tensor | None = None,
+    negatives: Tensor | None = None,
 ) -> Tensor:
     """log s of Eq. 4: how well z_large picks out its own z_small among the candidates.
 
@@ -79,6 +80,7 @@ def log_similarity(
         bank: (N, d) candidates beside the patient's own z_small. None: the batch's z_small, as in
             the paper; a patient's s then depends on its batch-mates.
         exclude: (B, N) bool, bank rows that are the patient itself.
+        negatives: without a bank: (B, B) bool, which of the batch's other patients are candidates.
     Returns:
         (B,), ≤ 0.
     Source: AdaCoMed Eq. 4.
@@ -91,6 +93,9 @@ def log_similarity(
     own = (u * v).sum(-1) / temperature  # (B,)
     if bank is None:
         candidates = u @ v.T / temperature  # (B, B), the patient's own on the diagonal
+        if negatives is not None:
+            own_too = negatives | torch.eye(len(u), dtype=torch.bool, device=u.device)
+            candidates = candidates.masked_fill(~own_too, -torch.inf)
         return own - torch.logsumexp(candidates, dim=-1)
     others = u @ F.normalize(bank, dim=-1).T / temperature  # (B, N)
     if exclude is not None:
@@ -110,22 +115,28 @@ def mean_negative_similarity(z_large: Tensor, z_small: Tensor, *, temperature: f
     return own / (own + negatives)
 
 
-def contrastive_loss(z_large: Tensor, z_small: Tensor, temperature: float = 0.07) -> Tensor:
+def contrastive_loss(
+    z_large: Tensor,
+    z_small: Tensor,
+    temperature: float = 0.07,
+    negatives: Tensor | None = None,
+) -> Tensor:
     """Pull a patient's large and small representations together, push other patients' apart.
 
     Args:
         z_large: shape (B, d), any scale (normalised here).
         z_small: shape (B, d); row i is the same patient as `z_large[i]`.
         temperature: dimensionless, > 0.
+        negatives: shape (B, B), bool, who may be pushed apart; None: everyone else.
     Returns:
-        Loss per patient, shape (B,), in nats.
+        Loss per patient, shape (B,), in nats; 0 for a patient without a negative.
     Raises:
         ValueError: shapes differ, or B < 2 (there is no negative).
     Source: AdaCoMed Eq. 4–5.
     """
     if len(z_large) < 2:
         raise ValueError("the contrastive loss needs at least two patients in a batch")
-    return -log_similarity(z_large, z_small, temperature=temperature)
+    return -log_similarity(z_large, z_small, temperature=temperature, negatives=negatives)
 
 
 class Bank(nn.Module):

@@ -86,6 +86,9 @@ class Output:
         s: (B,), similarity in (0, 1] (Eq. 4).
         w_large, w_small: (B,), weights of the two branches (Table 1).
         router: (B, C), weight of every expert (Eq. 2).
+        spread: (B,), of several models averaged: the standard deviation between them of a class's
+            logit less the mean of the others' (K = 2: of the log-odds), the largest over the
+            classes, in nats. What another seed would have changed.
     """
 
     logits: Tensor
@@ -97,6 +100,7 @@ class Output:
     w_large: Tensor | None = None
     w_small: Tensor | None = None
     router: Tensor | None = None
+    spread: Tensor | None = None
 
     def detach(self) -> Output:
         """The same values without a graph, on the CPU."""

@@ -15,8 +15,9 @@ _AVERAGED = ("logits", "logits_large", "logits_small", "s", "w_large", "w_small"
 class Members(nn.Module):
     """Averages logits, s, weights and router over models trained from different seeds.
 
-    Few patients make one seed's luck a part of the result; the mean of a few has less of it. The
-    joint spaces differ between members, so z_large and z_small are left out.
+    Few patients make one seed's luck a part of the result; the mean of a few has less of it, and
+    their spread says how much of it there is. The joint spaces differ between members, so z_large
+    and z_small are left out.
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -27,7 +28,11 @@ class Members(nn.Module):
         """Mean of the members' outputs for B patients."""
         outputs: list[Output] = [member(batch) for member in self.members]
         means = {name: _mean([getattr(o, name) for o in outputs]) for name in _AVERAGED}
-        return Output(**means)  # type: ignore[arg-type]
+        logits = torch.stack([o.logits for o in outputs])  # (members, B, K)
+        K = logits.shape[-1]
+        against = (logits - logits.mean(dim=-1, keepdim=True)) * K / (K - 1)
+        spread = against.std(dim=0, correction=0).amax(dim=-1)
+        return Output(**means, spread=spread)  # type: ignore[arg-type]
 
 
 def _mean(values: list[Tensor | None]) -> Tensor | None:

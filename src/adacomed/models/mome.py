@@ -100,6 +100,14 @@ class PatientAttention(nn.Module):
         return h.masked_fill(~present[..., None], 0.0)
 
 
+class NoAttention(nn.Module):
+    """An ablation: the tokens as they are, absent ones zero; only the experts see several."""
+
+    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Tokens (B, M, H) → (B, M, H)."""
+        return tokens
+
+
 class Router(nn.Module):
     """Router of Eq. 2: softmax(Linear(h)) over the experts whose modalities are all present."""
 

@@ -11,29 +11,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from adacomed.models.adacomed import AdaCoMed, SmallModel, Weighting
+from torch import nn
+
+from adacomed.models.adacomed import AdaCoMed, SmallModel
 from adacomed.models.alignment import Bank, Projection
 from adacomed.models.mome import (
     Experts,
     MoME,
+    NoAttention,
     PatientAttention,
     Router,
     TokenAttention,
     mlp,
     modality_subsets,
 )
+from adacomed.models.weighting import Weighting
 
 
 @dataclass(frozen=True)
 class Preset:
     """Every value on which the paper, the released code and the default may differ."""
 
+    # the small model; small.kind of the settings goes before it
+    small: str = "auto"
     # architecture
     H: int = 64
     d: int = 64
     heads: int = 4
     dropout: float = 0.5
-    attention: Literal["tokens", "patients"] = "tokens"
+    projection: Literal["mlp", "linear"] = "mlp"  # Proj_m of Eq. 1
+    attention: Literal["tokens", "patients", "none"] = "tokens"
     residual: bool = True  # residual + LayerNorm around attention, p starts as the identity
     expert_view: Literal["subset", "all"] = "subset"
     modality_dropout: float = 0.5
@@ -44,16 +51,19 @@ class Preset:
     lambda_: float = 0.1
     beta: float = 1.0  # weight of the branches' own task losses
     score: Literal["own", "mean_negative"] = "own"
+    negatives: Literal["all", "other-class"] = "all"
     bank_size: int | Literal["batch"] = 256  # "batch": the batch itself
     head_init: bool = True
+    keep_small: bool = False
     # weighting
     strategy: str = "auto"  # chosen on validation among `weighting.STRATEGIES`
     inverse: Literal["inverse", "inverse_authors"] = "inverse"
+    scale: Literal["quantile", "raw"] = "quantile"  # of s, where a strategy reads it
     T: float = 1.0
-    alpha: float = 1.0
-    sigma: float = 1.0
-    t: float | Literal["median"] = "median"  # "median": the median of s on validation
-    k: float = 10.0
+    alpha: float = 3.2  # with these, every strategy is level at the median of s
+    sigma: float = 0.425
+    t: float = 0.5
+    k: float = 4.0
     detach: bool = True
     batch_mean: bool = False
     mix: Literal["logits", "probabilities"] = "logits"
@@ -70,6 +80,7 @@ class Preset:
 
 
 _PAPER = Preset(
+    small="shallow",
     lambda_=0.5,
     beta=0.0,
     modality_dropout=0.0,
@@ -82,7 +93,10 @@ _PAPER = Preset(
     complete_cases=True,
     bank_size="batch",
     head_init=False,
-    t=0.5,
+    scale="raw",
+    alpha=1.0,
+    sigma=1.0,
+    k=10.0,
     detach=False,
     mix="probabilities",
     optimizer="adam",
@@ -118,24 +132,34 @@ def build_mome(preset: Preset, widths: Mapping[str, int]) -> MoME:
     M, H = len(widths), preset.H
     subsets = modality_subsets(M)
     everything = tuple(range(M))
-    attention = (
-        TokenAttention(H, heads=preset.heads, dropout=preset.dropout, residual=preset.residual)
-        if preset.attention == "tokens"
-        else PatientAttention(H, modalities=M, heads=preset.heads, dropout=preset.dropout)
-    )
+    attention: nn.Module = NoAttention()
+    if preset.attention == "tokens":
+        attention = TokenAttention(
+            H, heads=preset.heads, dropout=preset.dropout, residual=preset.residual
+        )
+    elif preset.attention == "patients":
+        attention = PatientAttention(H, modalities=M, heads=preset.heads, dropout=preset.dropout)
     views = subsets if preset.expert_view == "subset" else [everything for _ in subsets]
     return MoME(
-        projections={m: mlp(D, H, hidden=H, dropout=preset.dropout) for m, D in widths.items()},
+        projections={m: _projection(preset, D) for m, D in widths.items()},
         attention=attention,
         router=Router(H, subsets),
         experts=Experts(H, views, dropout=preset.dropout),
     )
 
 
-def build_weighting(preset: Preset, strategy: str) -> Weighting:
+def _projection(preset: Preset, D: int) -> nn.Module:
+    if preset.projection == "linear":
+        return nn.Sequential(nn.Dropout(preset.dropout), nn.Linear(D, preset.H))
+    return mlp(D, preset.H, hidden=preset.H, dropout=preset.dropout)
+
+
+def build_weighting(preset: Preset, strategy: str, *, modalities: int) -> Weighting:
     """The strategy with the preset's constants."""
     return Weighting(
         preset.inverse if strategy == "inverse" else strategy,
+        modalities=modalities,
+        scale=preset.scale,
         T=preset.T,
         alpha=preset.alpha,
         sigma=preset.sigma,
@@ -157,7 +181,7 @@ def build_adacomed(
         mome=build_mome(preset, widths),
         small=small,
         p=p,
-        weighting=build_weighting(preset, strategy),
+        weighting=build_weighting(preset, strategy, modalities=len(widths)),
         bank=None if preset.bank_size == "batch" else Bank(preset.bank_size, small.width, preset.d),
         temperature=preset.tau,
         score=preset.score,
@@ -165,4 +189,5 @@ def build_adacomed(
         head_init=preset.head_init,
         modality_dropout=preset.modality_dropout,
         masks=preset.masks,
+        keep_small=preset.keep_small,
     )

@@ -10,7 +10,7 @@ import polars as pl
 import yaml
 
 from adacomed.evaluation import compare
-from adacomed.report import calibration, figures, mechanism
+from adacomed.report import calibration, figures, mechanism, reliability
 from adacomed.report.figures import Difference
 from adacomed.report.page import Figure, Row, Section, Table, frame_table, number
 from adacomed.report.source import Source
@@ -101,9 +101,10 @@ def _first(source: Source) -> str:
 def _weights(source: Source) -> Section:
     rows = source.patients(source.headline)
     found = [mechanism.weights(rows), mechanism.similarity(rows), mechanism.agreement(rows)]
+    found.append(reliability.promise(source))
     lead = (
         "Each patient has their own balance of the large branch (frozen encoders) and the small "
-        "model." + _first(source)
+        "model." + _first(source) + " The last chart takes every one." * source.repeated
     )
     missing = f"{source.headline} left no weights of two branches; only a fused model has them."
     return _figures("weights", "Large against small", lead, found, missing)

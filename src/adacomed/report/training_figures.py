@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -31,6 +32,7 @@ from adacomed.report.paper_style import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STRATEGIES = {  # the paper's red, green, blue, orange, told apart by shape too
@@ -171,12 +173,17 @@ def ceiling_bars(frame: pl.DataFrame, title: str) -> Figure:
             interval(ax, at, low, high, look)
             ax.plot(value, at, **look.line)
         ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    axes[0].set_yticks(range(len(methods)), methods)
-    axes[0].set_ylim(max(1, len(methods)) - 0.5, -0.5)
-    for words in axes[0].get_yticklabels():
-        if is_ours(words.get_text()):
-            words.set(color=ACCENT, fontweight="bold")
+    name_rows(axes[0], methods.to_list())
     if not sizes:
         nothing(axes[0])
     legend(figure, 3, "Share of the Bayes ceiling, 95 % intervals")
     return figure
+
+
+def name_rows(axes: Axes, methods: Sequence[str]) -> None:
+    """A row per method, the first on top, AdaCoMed's name in the accent."""
+    axes.set_yticks(range(len(methods)), methods)
+    axes.set_ylim(max(1, len(methods)) - 0.5, -0.5)
+    for words in axes.get_yticklabels():
+        if is_ours(words.get_text()):
+            words.set(color=ACCENT, fontweight="bold")

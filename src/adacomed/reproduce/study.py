@@ -13,6 +13,7 @@ import polars as pl
 from adacomed.cohort.cohort import load_cohort
 from adacomed.cohort.split import Fold
 from adacomed.config import Experiment, override, parse
+from adacomed.errors import InputError
 from adacomed.evaluation.compare import summarise
 from adacomed.evaluation.tables import estimate
 from adacomed.schema import Predictions
@@ -139,6 +140,24 @@ def one_split(experiment: Experiment, prepared: Prepared) -> Fold:
     return one_fold(experiment.model_copy(update={"split": settings}), prepared)
 
 
+def seeded_folds(experiment: Experiment, prepared: Prepared, seeds: Sequence[int]) -> list[Fold]:
+    """One k-fold per split seed, each a repeat of its own.
+
+    Raises:
+        InputError: no seed, one twice or below 0.
+    """
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        listed = ", ".join(map(str, seeds)) or "none"
+        raise InputError(f"split seeds {listed}: expected one or more, different, each 0 or more")
+    folds = []
+    for repeat, seed in enumerate(seeds):
+        changed = {"kind": "kfold", "repeats": 1, "seed": seed}
+        split = experiment.split.model_copy(update=changed)
+        one = experiment.model_copy(update={"split": split})
+        folds += [replace(f, repeat=repeat) for f in comparison_folds(one, prepared)]
+    return folds
+
+
 def complete_only(prepared: Prepared) -> Prepared:
     """The samples that have every large-side modality: the paper's patients."""
     rows = np.flatnonzero(prepared.inputs.present.all(axis=1))
@@ -149,7 +168,11 @@ def beside_paper(
     predictions: pl.DataFrame, resamples: int, columns: dict[str, str] = PAPER_COLUMNS
 ) -> pl.DataFrame:
     """Methods in the columns of the paper's tables, every figure with its 95 % interval."""
-    table = summarise(predictions, metrics=tuple(columns.values()), n=resamples)
+    return in_columns(summarise(predictions, metrics=tuple(columns.values()), n=resamples), columns)
+
+
+def in_columns(table: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
+    """`summarise`'s table as text, `value (low–high)`, under other names of its metrics."""
     shown = [pl.Series("method", table[Predictions.METHOD]), table["n"], table["n_events"]]
     for name, metric in columns.items():
         rows = table.select(metric, f"{metric}_low", f"{metric}_high").iter_rows()

@@ -15,6 +15,7 @@ from adacomed.errors import InputError, nearest
 from adacomed.models.adacomed import SmallModel
 from adacomed.models.baselines.ensemble import Average, LargeEnsemble
 from adacomed.models.baselines.flex_moe import build_flex_moe
+from adacomed.models.baselines.gru import build_gru
 from adacomed.models.baselines.healnet import build_healnet
 from adacomed.models.baselines.meta_transformer import (
     MetaTransformer,
@@ -26,6 +27,7 @@ from adacomed.models.baselines.single import SingleLarge
 from adacomed.models.members import Members
 from adacomed.models.presets import Preset, build_adacomed
 from adacomed.models.small.multimodal_pred import build_multimodal_pred
+from adacomed.models.small.scores import SCORED, ScoreSmall, sources_of
 from adacomed.models.small.shallow import ShallowSmall
 from adacomed.training.scaling import FittedInputs
 
@@ -62,12 +64,27 @@ def build_small(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> Sma
             width=width,
             resnet=settings["resnet"],
         )
+    if settings["kind"] in SCORED:
+        return _scores(settings, fitted, classes)
     return ShallowSmall(
         _chosen(fitted.small_widths, named),
         width=width,
         classes=classes,
         dropout=settings["dropout"],
     )
+
+
+def _scores(settings: dict[str, Any], fitted: FittedInputs, classes: int) -> ScoreSmall:
+    """Classical models as a small model; "stack" reads all modalities unless some are named."""
+    tables = {t: len(encoder.columns_out) for t, encoder in fitted.tables.items()}
+    named = settings["modalities"]
+    if named is None and settings["kind"] != "stack":
+        named = fitted.small
+    read = _chosen({**fitted.widths, **tables}, named)
+    tables = {t: P for t, P in tables.items() if t in read}
+    vectors = [name for name in read if name not in tables]
+    sources = sources_of(settings["kind"], list(tables), vectors)
+    return ScoreSmall(sources, tables, classes=classes)
 
 
 def _chosen(there: Mapping[str, T], named: Sequence[str] | None) -> dict[str, T]:
@@ -122,6 +139,11 @@ def _flex_moe(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Mo
 def _healnet(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
     p = Preset(**spec["preset"])
     return build_healnet(fitted.widths, classes=classes, H=p.H, heads=p.heads, dropout=p.dropout)
+
+
+def _gru(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
+    p = Preset(**spec["preset"])
+    return build_gru(fitted.shapes, classes=classes, width=p.H, dropout=p.dropout)
 
 
 def _meta_transformer(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> nn.Module:
@@ -186,6 +208,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any], FittedInputs, int], nn.Module]] = 
     "large-ensemble": _large_ensemble,
     "flex-moe": _flex_moe,
     "healnet": _healnet,
+    "gru": _gru,
     "meta-transformer": _meta_transformer,
     "onellm": _onellm,
 }

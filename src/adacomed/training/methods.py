@@ -27,14 +27,16 @@ from adacomed.training.names import (
     shared_settings,
     variant,
 )
-from adacomed.training.neural import Pretrained, Trainer
+from adacomed.training.neural import Trainer
+from adacomed.training.pretraining import SmallModels
 from adacomed.training.recipes import resolve_preset
 from adacomed.training.scaling import fit_inputs
 from adacomed.training.seed import derive
 from adacomed.training.selection import Tick, plan
 from adacomed.training.trained import Trained
 
-PLAIN = ("large-ensemble", "flex-moe", "healnet", "meta-transformer", "onellm")  # one network each
+# one network each
+PLAIN = ("large-ensemble", "flex-moe", "healnet", "meta-transformer", "onellm", "gru")
 NEURAL: dict[str, Callable[[Trainer, str], Trained]] = {  # (trainer, strategy) → trained
     "adacomed": Trainer.adacomed,
     "small": lambda t, _: t.small(),
@@ -70,7 +72,7 @@ class Trainers:
     """Trainers of one fold and seed, and the small models that they share."""
 
     made: dict[str, Trainer] = field(default_factory=dict)
-    pretrained: dict[str, Pretrained] = field(default_factory=dict)
+    smalls: dict[str, SmallModels] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Problem:
                 classes=len(inputs.classes),
                 seed=seed,
                 task=self.task,
-                pretrained=self.trainers.pretrained,
+                smalls=self.trainers.smalls,
             )
         return self.trainers.made[key]
 

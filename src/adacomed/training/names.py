@@ -6,17 +6,20 @@ from collections.abc import Sequence
 
 from adacomed.config import Experiment, override, parse
 from adacomed.errors import InputError, nearest
-from adacomed.models.baselines import classical
+from adacomed.models.baselines import kinds
 from adacomed.training.loader import Inputs
 
-TABLE_ONLY = tuple(classical.KINDS)
-EVERYTHING = tuple(f"{kind}-all" for kind in classical.KINDS)
+TABLE_ONLY = tuple(kind for kind in kinds.KINDS if kind not in kinds.ON_REQUEST)
+EVERYTHING = tuple(f"{kind}-all" for kind in TABLE_ONLY)
 LATE_FUSION = ("late-fusion", "weighted-late-fusion")
 HAIM = "haim"
 BAYES = "bayes"  # the ceiling of a simulated cohort: its generator's own probability
 SINGLE = "-large"
-ON_REQUEST = ("meta-transformer", "onellm", "multimodal-pred", "flex-moe", "healnet", HAIM)
-READ_RAW = ("meta-transformer", "onellm", "multimodal-pred")  # series, images and notes
+ON_REQUEST = (
+    *("meta-transformer", "onellm", "multimodal-pred", "gru", "flex-moe", "healnet", HAIM),
+    *(name for kind in kinds.ON_REQUEST for name in (kind, f"{kind}-all")),
+)
+READ_RAW = ("meta-transformer", "onellm", "multimodal-pred", "gru")  # series, images and notes
 WITH_SMALL = ("adacomed", "small", "average")
 FAMILY = (*WITH_SMALL, "large-ensemble")
 VARIED = ("preset", "model.", "small.", "training.", "baselines.", "inputs.")
@@ -31,7 +34,8 @@ def method_names(inputs: Inputs, *, all_: bool = True) -> list[str]:
     names = ["adacomed", "small", "large-ensemble", "average"]
     names += [f"{m}{SINGLE}" for m in inputs.vectors]
     names += [*TABLE_ONLY, *EVERYTHING] if inputs.tables else [*TABLE_ONLY]
-    names += [*LATE_FUSION, *(ON_REQUEST if all_ else [])]
+    named = [name for name in ON_REQUEST if inputs.tables or not name.endswith("-all")]
+    names += [*LATE_FUSION, *(named if all_ else [])]
     return [*names, *([BAYES] if inputs.bayes_prob is not None else [])]
 
 

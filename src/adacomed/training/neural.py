@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adacomed.config import Experiment
 from adacomed.evaluation.discrimination import choose_threshold
@@ -17,8 +19,9 @@ from adacomed.models.baselines.ensemble import Average
 from adacomed.models.batch import Batch, Output
 from adacomed.models.members import Members
 from adacomed.models.presets import build_adacomed
-from adacomed.models.weighting import STRATEGIES
+from adacomed.models.weighting import RELIABLE, STRATEGIES
 from adacomed.training.build import build_from_spec, start_from_published
+from adacomed.training.pretraining import AUTO, SmallModels
 from adacomed.training.recipes import objective_of, recipe_of, resolve_preset
 from adacomed.training.seed import derive
 from adacomed.training.selection import (
@@ -30,16 +33,10 @@ from adacomed.training.selection import (
     choose,
     clearly_better,
     finish,
+    positive_score,
 )
+from adacomed.training.strategies import Judged, cross_weighed, fitted_weighting, settle
 from adacomed.training.trained import Trained, correct_prior
-
-
-@dataclass
-class Pretrained:
-    """Small models of one fold: the choice of their epochs, and a model per part."""
-
-    choice: Choice | None = None
-    models: dict[str, nn.Module] = field(default_factory=dict)
 
 
 class Trainer:
@@ -51,7 +48,7 @@ class Trainer:
         classes: K.
         seed: of this fold and repetition.
         task: name of the task (MultimodalPred's authors give class weights by task).
-        pretrained: small models of other trainers of this fold, which may differ in the fusion.
+        smalls: small models of other trainers of this fold, which may differ in the fusion.
     Attributes:
         tick: called with the stage's name after every epoch.
     """
@@ -64,48 +61,73 @@ class Trainer:
         classes: int,
         seed: int,
         task: str,
-        pretrained: dict[str, Pretrained] | None = None,
+        smalls: dict[str, SmallModels] | None = None,
     ) -> None:
         self.experiment, self.plan, self.K, self.seed = experiment, plan, classes, seed
         self.task = task
         self.preset = resolve_preset(experiment)
         self.tick: Tick = lambda stage: None
-        shared = {} if pretrained is None else pretrained
-        self._pretrained = shared.setdefault(self._small_key(), Pretrained())
+        self._shared = {} if smalls is None else smalls
         self._fusions: dict[str, Choice] = {}
         self._plain: dict[str, Trained] = {}
 
     # ---- the methods ----------------------------------------------------------------------------
     def adacomed(self, strategy: str) -> Trained:
         """Algorithm 1, its epoch count (and with "auto" its strategy) chosen on validation."""
-        small = self._choose_small()
-        strategies = STRATEGIES if strategy == "auto" else (strategy,)
-        choices = {s: self._choose_fusion(s) for s in strategies}
-        best = self._best_strategy(choices)
-        models = finish(
-            self._candidate("adacomed", self._fusion(best), best), choices[best], self.plan
-        )
+        small = self.smalls.choice
+        trained_with = "ensemble" if strategy in ("auto", RELIABLE) else strategy
+        choice = self._choose_fusion(trained_with)
+        judged = self._judged(choice.output)
+        outputs = {trained_with: choice.output}
+        if strategy in ("auto", RELIABLE):
+            tried = STRATEGIES if strategy == "auto" else (RELIABLE,)
+            outputs = {s: cross_weighed(s, self.preset, judged) for s in tried}
+        best = self._best_strategy(outputs)
+        candidate = self._candidate("adacomed", self._fusion(trained_with), trained_with)
+        models = finish(candidate, choice, self._given())
         for model in models:
-            _set_threshold_t(model, choices[best].output)
+            assert isinstance(model, AdaCoMed)
+            if best == trained_with:
+                settle(model.weighting, judged)
+            else:
+                model.weighting = fitted_weighting(best, self.preset, judged)
         spec = {
             **self._spec("adacomed"),
             "preset": {**asdict(self.preset), "strategy": strategy},
             "strategy": best,
             "bank": _bank_size(models[0]),
         }
-        trained = self._trained(models, choices[best], spec, "adacomed")
+        trained = self._trained(models, replace(choice, output=outputs[best]), spec, "adacomed")
         trained.history = [("small", *row) for row in small.history] + trained.history
         trained.choices |= {
             "strategy": best,
+            "small": self.smalls.experiment.small.kind,
             "small_epochs": small.epochs,
-            "strategy_auroc_on_validation": {s: round(c.score, 4) for s, c in choices.items()},
+            "strategy_auroc_on_validation": {
+                s: round(self._auroc(o.logits), 4) for s, o in outputs.items()
+            },
         }
         return trained
 
+    def _judged(self, output: Output) -> Judged:
+        """The validation patients of a fusion, for the strategies to be tried on."""
+        vals = [part.val for part in self.plan.parts if part.val]
+        numbers = [i for i, val in enumerate(vals) for _ in range(len(val))]
+        return Judged(
+            output,
+            torch.cat([val.present for val in vals]),
+            self.plan.val_target,
+            np.array(numbers),
+            self._log_prior("adacomed"),
+        )
+
+    def _auroc(self, logits: Tensor) -> float:
+        return positive_score(logits, torch.from_numpy(self.plan.val_target))
+
     def small(self) -> Trained:
         """The small multimodal model alone: the one that AdaCoMed starts from, seed for seed."""
-        choice = self._choose_small()
-        models = [self._small_for(part) for part in self.plan.members or self.plan.parts]
+        choice = self.smalls.choice
+        models = [self.smalls.of(part) for part in self.plan.members or self.plan.parts]
         return self._trained(models, choice, self._spec("small"), "small")
 
     def single(self, modality: str) -> Trained:
@@ -139,7 +161,7 @@ class Trainer:
             large,
             model=model,
             log_prior=(large.log_prior + small.log_prior) / 2,  # of the mean of both logits
-            spec={**large.spec, "model": "average"},
+            spec={**large.spec, **self._spec("average")},
             val_output=output,
             threshold=self._threshold(output),
             history=large.history + small.history,
@@ -150,65 +172,67 @@ class Trainer:
         """Train AdaCoMed on the kept part and show every step's output (Fig. 6, Fig. 2)."""
         candidate = self._candidate("adacomed", self._fusion(strategy), strategy)
         recipe = replace(candidate.recipe, epochs=epochs, patience=None)
-        return candidate.train(self.plan.kept, recipe, on_step=on_step)[0]
+        return candidate.train(self._given().kept, recipe, on_step=on_step)[0]
 
     # ---- their parts ----------------------------------------------------------------------------
     def _spec(self, model: str) -> dict[str, Any]:
         return {
             "model": model,
             "preset": asdict(self.preset),
-            "small": self.experiment.small.model_dump(mode="json"),
+            "small": self._small_settings(model),
             "baselines": self.experiment.baselines.model_dump(mode="json"),
         }
 
-    def _best_strategy(self, choices: dict[str, Choice]) -> str:
+    def _small_settings(self, model: str) -> dict[str, Any]:
+        """Of the small model that is in `model`; for one without, as the experiment has them."""
+        within = model in ("adacomed", "small", "average")
+        return (self.smalls if within else self).experiment.small.model_dump(mode="json")
+
+    def _best_strategy(self, outputs: dict[str, Output]) -> str:
         """The best on validation, if it clearly beats the first candidate (the plain ensemble)."""
-        incumbent, *_ = choices
-        best = max(choices, key=lambda s: choices[s].score)
-        better = clearly_better(
-            choices[best].output.logits, choices[incumbent].output.logits, self.plan
-        )
+        incumbent, *_ = outputs
+        best = max(outputs, key=lambda s: self._auroc(outputs[s].logits))
+        better = clearly_better(outputs[best].logits, outputs[incumbent].logits, self.plan)
         return best if better else incumbent
 
-    def _choose_small(self) -> Choice:
-        if self._pretrained.choice is None:
-            self._pretrained.choice = choose(self._small_candidate(), self.plan, keep=True)
-        return self._pretrained.choice
+    @cached_property
+    def smalls(self) -> SmallModels:
+        """The small models; with "auto" their kind is chosen on validation."""
+        kind = self.experiment.small.kind or self.preset.small
+        best, *others = [self._smalls_of(k) for k in (AUTO if kind == "auto" else (kind,))]
+        for other in others:
+            if clearly_better(other.choice.output.logits, best.choice.output.logits, self.plan):
+                best = other
+        return best
 
-    def _small_key(self) -> str:
-        """Everything that a pretrained small model depends on."""
-        e, p = self.experiment, self.preset
-        settings = [s.model_dump_json() for s in (e.small, e.training, e.inputs)]
-        constants = (p.small_epochs, p.lr, p.weight_decay, p.optimizer, p.label_smoothing)
-        return f"{settings} {constants} {p.members} {bool(self.plan.kept.fitted.raw.shapes)}"
+    def _smalls_of(self, kind: str) -> SmallModels:
+        small = self.experiment.small.model_copy(update={"kind": kind})
+        made = SmallModels(
+            self.experiment.model_copy(update={"small": small}),
+            self.preset,
+            self.plan,
+            classes=self.K,
+            seed=self.seed,
+            task=self.task,
+        )
+        made = self._shared.setdefault(made.key, made)
+        made.tick = lambda: self.tick("small")
+        return made
 
-    def _small_candidate(self) -> Candidate:
-        spec = self._spec("small")
-        return self._candidate("small", lambda part, _: build_from_spec(spec, part.fitted, self.K))
-
-    def _small_for(self, part: Part) -> nn.Module:
-        """The small model pretrained on a part's training patients, for the chosen epochs."""
-        models = self._pretrained.models
-        if part.name not in models:
-            choice = self._choose_small()
-            known = {p.name: m for p, m in zip(self.plan.parts, choice.models, strict=True)}
-            whole = choice.epochs == self._small_candidate().recipe.epochs
-            if part.name in known and (whole or not self.plan.members):
-                models[part.name] = known[part.name]
-            else:
-                only = Plan(self.plan.parts, [part])
-                [models[part.name]] = finish(self._small_candidate(), choice, only)
-        return models[part.name]
+    def _given(self) -> Plan:
+        """The plan with what the small models of its parts say of their training patients."""
+        parts, members = self.plan.parts, self.plan.members
+        return Plan([*map(self.smalls.given, parts)], [*map(self.smalls.given, members)])
 
     def _choose_fusion(self, strategy: str) -> Choice:
         if strategy not in self._fusions:
             candidate = self._candidate("adacomed", self._fusion(strategy), strategy)
-            self._fusions[strategy] = choose(candidate, self.plan)
+            self._fusions[strategy] = choose(candidate, self._given())
         return self._fusions[strategy]
 
     def _fusion(self, strategy: str) -> Callable[[Part, int], nn.Module]:
         def build(part: Part, seed: int) -> nn.Module:
-            small = copy.deepcopy(self._small_for(part))
+            small = copy.deepcopy(self.smalls.of(part))
             torch.manual_seed(seed)  # pretraining a small model above must not move the start
             model = build_adacomed(
                 self.preset,
@@ -242,11 +266,7 @@ class Trainer:
     def _trained(
         self, models: Sequence[nn.Module], choice: Choice, spec: dict[str, Any], stage: str
     ) -> Trained:
-        part = self.plan.kept
-        weights = self._objective(stage, part).class_weights
-        log_prior = torch.zeros(self.K)
-        if weights is not None and self.preset.prior_correction:
-            log_prior = weights.log()
+        part, log_prior = self.plan.kept, self._log_prior(stage)
         output = correct_prior(choice.output, log_prior)
         return Trained(
             model=(Members(models) if len(models) > 1 else models[0]).eval(),
@@ -258,6 +278,13 @@ class Trainer:
             history=[(stage, *row) for row in choice.history],
             choices={"epochs": choice.epochs, "auroc_on_validation": round(choice.score, 4)},
         )
+
+    def _log_prior(self, stage: str) -> Tensor:
+        """(K,) what the class weights of a stage's loss have added to its logits."""
+        weights: Tensor | None = self._objective(stage, self.plan.kept).class_weights
+        if weights is None or not self.preset.prior_correction:
+            return torch.zeros(self.K)
+        return weights.log()
 
     def _threshold(self, output: Output) -> float:
         """Maximises macro F1 on validation; 0.5 stands for argmax where K > 2."""
@@ -275,17 +302,13 @@ def fill_bank(model: AdaCoMed, train: Batch, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(train), generator=generator)[: len(model.bank.z_small)]
     with torch.no_grad():
-        e_small = model.small.eval().embed(train.rows(rows))
+        known = train.rows(rows)
+        e_small = known.e_small
+        if e_small is None:
+            e_small = model.small.eval().embed(known)
     model.bank.fill(e_small, train.index[rows])
 
 
 def _bank_size(model: nn.Module) -> int:
     assert isinstance(model, AdaCoMed)
     return 0 if model.bank is None else len(model.bank.z_small)
-
-
-def _set_threshold_t(model: nn.Module, output: Output) -> None:
-    """t of the threshold strategy: the median of s on validation, where the preset asks for it."""
-    assert isinstance(model, AdaCoMed)
-    if model.weighting.follow and output.s is not None:
-        model.weighting.t.copy_(output.s.median())

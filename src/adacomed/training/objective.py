@@ -26,6 +26,7 @@ class Objective:
         beta: β, ours; a method without both branches has no third term.
         class_weights: (K,), from the training labels; None = unweighted.
         label_smoothing: dimensionless, in [0, 1).
+        same_class: whether a patient of the same class is a negative of Eq. 5.
     """
 
     lambda_: float = 0.5
@@ -33,6 +34,7 @@ class Objective:
     class_weights: Tensor | None = None
     label_smoothing: float = 0.0
     beta: float = 0.0
+    same_class: bool = True
 
     def __call__(self, output: Output, target: Tensor) -> dict[str, Tensor]:
         """Losses of a batch, scalars in nats: "task" (Eq. 7), "contrast" (Eq. 5), "loss" (Eq. 8).
@@ -49,7 +51,9 @@ class Objective:
         aligned = output.router.sum(-1) > 0  # a patient without a large modality has no z_large
         if self.lambda_ > 0 and int(aligned.sum()) > 1:
             z_large, z_small = output.z_large[aligned], output.z_small[aligned]
-            losses["contrast"] = contrastive_loss(z_large, z_small, self.tau).mean()
+            y = target[aligned]
+            negatives = None if self.same_class else y[:, None] != y[None, :]
+            losses["contrast"] = contrastive_loss(z_large, z_small, self.tau, negatives).mean()
             losses["loss"] = losses["loss"] + self.lambda_ * losses["contrast"]
         if self.beta > 0 and output.logits_large is not None and output.logits_small is not None:
             branches = [self._task(output.logits_small, target)]

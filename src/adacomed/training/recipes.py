@@ -71,6 +71,7 @@ def objective_of(
         beta=preset.beta,
         class_weights=weights,
         label_smoothing=preset.label_smoothing,
+        same_class=preset.negatives == "all",
     )
 
 

@@ -47,6 +47,7 @@ class Part:
     train: Batch
     val: Batch | None
     val_rows: NDArray[np.int64]
+    train_subjects: NDArray[np.str_]
     val_subjects: NDArray[np.str_]
 
 
@@ -145,7 +146,8 @@ def _part(
     held_out = None if val is None else fitted.batch(inputs.take(val))
     nobody = np.array([], int)
     rows = nobody if val is None else val
-    return Part(name, fitted, batch, held_out, rows, inputs.subject_id[rows])
+    of = inputs.subject_id
+    return Part(name, fitted, batch, held_out, rows, of[train], of[rows])
 
 
 def positive_score(logits: Tensor, target: Tensor) -> float:

@@ -15,54 +15,13 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_predict
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+
+from adacomed.models.baselines.kinds import KINDS as KINDS
 
 Floats = NDArray[np.float64]
 Splits = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
-
-
-def logistic(seed: int) -> tuple[Pipeline, dict[str, list[Any]]]:
-    """Ridge logistic regression on imputed, standardised columns and missing indicators."""
-    model = make_pipeline(
-        SimpleImputer(add_indicator=True, keep_empty_features=True),
-        StandardScaler(),
-        LogisticRegression(max_iter=2000, random_state=seed),
-    )
-    return model, {"logisticregression__C": [1e-4, 1e-3, 1e-2, 1e-1, 1.0]}
-
-
-def forest(seed: int) -> tuple[Pipeline, dict[str, list[Any]]]:
-    """Random forest of 200 trees, its leaf size chosen; missing cells get the mean and a flag."""
-    model = make_pipeline(
-        SimpleImputer(add_indicator=True, keep_empty_features=True),
-        RandomForestClassifier(n_estimators=200, random_state=seed),
-    )
-    return model, {"randomforestclassifier__min_samples_leaf": [1, 3, 10]}
-
-
-def boosting(seed: int) -> tuple[Pipeline, dict[str, list[Any]]]:
-    """Gradient-boosted trees (missing cells are native), their number chosen."""
-    model = make_pipeline(
-        HistGradientBoostingClassifier(
-            learning_rate=0.05,
-            max_leaf_nodes=15,
-            min_samples_leaf=10,
-            random_state=seed,
-        )
-    )
-    return model, {"histgradientboostingclassifier__max_iter": [50, 100, 200]}
-
-
-KINDS: dict[str, Callable[[int], tuple[Pipeline, dict[str, list[Any]]]]] = {
-    "logistic": logistic,
-    "forest": forest,
-    "boosting": boosting,
-}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,138 @@
+"""The small models of one fold: trained before the fusion, on each part's training patients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adacomed.config import Experiment
+from adacomed.models.batch import Output
+from adacomed.models.presets import Preset
+from adacomed.models.small.scores import SCORED, ScoreSmall
+from adacomed.training.build import build_from_spec
+from adacomed.training.fit import evaluate
+from adacomed.training.objective import Objective
+from adacomed.training.recipes import objective_of, recipe_of
+from adacomed.training.scores import fit_scores
+from adacomed.training.seed import derive
+from adacomed.training.selection import (
+    Candidate,
+    Choice,
+    Part,
+    Plan,
+    choose,
+    finish,
+    positive_score,
+)
+
+AUTO = ("stack", "shallow")  # kinds that are tried; a later one has to be clearly better
+
+
+class SmallModels:
+    """Small models of one fold: the choice of their epochs, and a model per part.
+
+    Args:
+        experiment, preset: settings; `experiment.small.kind` is one kind, never "auto".
+        plan: parts to train and validate on.
+        classes: K.
+        seed: of this fold and repetition.
+        task: name of the task (MultimodalPred's authors give class weights by task).
+    Attributes:
+        key: everything that they depend on, beside the fold.
+        tick: called after every epoch.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        preset: Preset,
+        plan: Plan,
+        *,
+        classes: int,
+        seed: int,
+        task: str,
+    ) -> None:
+        self.experiment, self.preset, self.plan = experiment, preset, plan
+        self.K, self.seed, self.task = classes, seed, task
+        self.tick: Callable[[], None] = lambda: None
+        self._models: dict[str, nn.Module] = {}
+        self._scored: dict[str, tuple[nn.Module, Tensor]] = {}
+        e, p = experiment, preset
+        settings = [s.model_dump_json() for s in (e.small, e.training, e.inputs)]
+        constants = (p.small_epochs, p.lr, p.weight_decay, p.optimizer, p.label_smoothing)
+        self.key = f"{settings} {constants} {p.members} {bool(plan.kept.fitted.raw.shapes)}"
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What rebuilds an untrained small model (`build_from_spec`)."""
+        return {"model": "small", "small": self.experiment.small.model_dump(mode="json")}
+
+    @cached_property
+    def choice(self) -> Choice:
+        """Trained on every part; the epoch count is chosen on the validation patients."""
+        if self.experiment.small.kind not in SCORED:
+            return choose(self._candidate(), self.plan, keep=True)
+        models = [self._fitted(part)[0] for part in self.plan.parts]
+        said = [
+            evaluate(model, part.val)
+            for model, part in zip(models, self.plan.parts, strict=True)
+            if part.val
+        ]
+        output = Output.concatenate(said)
+        score = positive_score(output.logits, torch.from_numpy(self.plan.val_target))
+        return Choice(0, score, output, models, [])
+
+    def of(self, part: Part) -> nn.Module:
+        """The small model of a part's training patients, for the chosen epochs."""
+        if part.name not in self._models:
+            self._models[part.name] = self._make(part)
+        return self._models[part.name]
+
+    def given(self, part: Part) -> Part:
+        """The part with what its training patients' small model says of them without them."""
+        if self.experiment.small.kind not in SCORED:
+            return part
+        return replace(part, train=replace(part.train, e_small=self._fitted(part)[1]))
+
+    def _make(self, part: Part) -> nn.Module:
+        if self.experiment.small.kind in SCORED:
+            return self._fitted(part)[0]
+        known = {p.name: m for p, m in zip(self.plan.parts, self.choice.models, strict=True)}
+        candidate = self._candidate()
+        whole = self.choice.epochs == candidate.recipe.epochs
+        if part.name in known and (whole or not self.plan.members):
+            return known[part.name]
+        [model] = finish(candidate, self.choice, Plan(self.plan.parts, [part]))
+        return model
+
+    def _fitted(self, part: Part) -> tuple[nn.Module, Tensor]:
+        """A small model of classical parts and its e_small; parts of the same patients share it."""
+        patients = part.name if part.val else "all"
+        if patients not in self._scored:
+            model = build_from_spec(self.spec, part.fitted, self.K)
+            assert isinstance(model, ScoreSmall)
+            weights = self._objective(part).class_weights
+            seed = derive(self.seed, "small", patients)
+            e_small = fit_scores(model, part.train, part.train_subjects, weights=weights, seed=seed)
+            self._scored[patients] = (model.eval().requires_grad_(False), e_small)
+            self.tick()
+        return self._scored[patients]
+
+    def _candidate(self) -> Candidate:
+        return Candidate(
+            build=lambda part, _: build_from_spec(self.spec, part.fitted, self.K),
+            objective=self._objective,
+            recipe=recipe_of("small", self.experiment, self.preset),
+            seed=derive(self.seed, "small"),
+            tick=lambda: self.tick(),
+        )
+
+    def _objective(self, part: Part) -> Objective:
+        assert part.train.target is not None
+        target = part.train.target
+        return objective_of("small", self.experiment, self.preset, target, self.K, self.task)
