@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo reproduce test browser clean
+.PHONY: setup demo reproduce evidence test browser clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -32,6 +32,22 @@ reproduce: setup
 	for what in table2 table3 fig2 fig4 fig5 fig6 ablation; do \
 	  $(REPRODUCE) $$what --cohort cohorts/simulated --out runs/reproduce/simulated || exit 1; done
 	$(REPRODUCE) ceiling --out runs/reproduce/ceiling
+
+# docs/evidence.md, by docs/protocol.md: about an hour and a half on 2 cores.
+TABLE = small,small?small.kind=shallow,large-ensemble,average,logistic,forest,extra-trees,boosting,lightgbm
+EVIDENCE = OMP_NUM_THREADS=1 $(BIN)/adacomed reproduce
+evidence: setup
+	test -e cohorts/mmist-ccrcc || $(BIN)/adacomed cohort build mmist-ccrcc --source $(MMIST) --out cohorts/mmist-ccrcc
+	$(EVIDENCE) rivals --cohort cohorts/mmist-ccrcc --out runs/evidence/mmist \
+	  --methods "$(TABLE),clinical-large,wsi-large,late-fusion,weighted-late-fusion,logistic-all,lightgbm-all,haim"
+	$(EVIDENCE) rivals --cohort configs/cohorts/icu-demo-stats.yaml 'modalities=[stats, static]' \
+	  --out runs/evidence/icu --methods "$(TABLE),late-fusion,gru"
+	$(EVIDENCE) rivals --cohort configs/cohorts/covid-cxr-thumbnails.yaml --out runs/evidence/covid \
+	  --methods "$(TABLE),xray-large,note-large,late-fusion,weighted-late-fusion,logistic-all,lightgbm-all"
+	$(EVIDENCE) simulated-grid --out runs/evidence/simulated
+	$(EVIDENCE) weights --cohort cohorts/mmist-ccrcc --split-seeds 100 --out runs/evidence/mmist
+	test -e cohorts/simulated || $(BIN)/adacomed cohort build simulated --samples 1000 --out cohorts/simulated
+	$(EVIDENCE) weights --cohort cohorts/simulated --split-seeds 100 --out runs/evidence/simulated
 
 browser: # the report's tests open it in a real browser
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }

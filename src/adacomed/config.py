@@ -85,7 +85,7 @@ class ModelSettings(Settings):
     )
     expert_view: Literal["subset", "all"] | None = Field(None, description="what an expert sees")
     residual: bool | None = Field(None, description="around attention and in p")
-    keep_small: bool | None = Field(None, description="the small branch keeps its pretrained head")
+    keep_small: bool | None = Field(None, description="ŷ_small stays the pretrained model's")
     masks: bool | None = Field(None, description="false: an absent modality is a zero vector")
     score: Literal["own", "mean_negative"] | None = Field(None, description="Eq. 4, or the code's")
     negatives: Literal["all", "other-class"] | None = Field(

@@ -66,7 +66,7 @@ def fitted(kind="stack", n=120, K=2, weights=None):
 def test_sources():
     assert sources_of("forest", ["t"], ["v"]) == [("t", "forest")]
     assert sources_of("forest", [], ["v", "w"]) == [("v", "forest"), ("w", "forest")]
-    stack = [("t", "logistic"), ("t", "forest"), ("t", "boosting"), ("v", "logistic")]
+    stack = [("t", "logistic"), ("t", "forest"), ("v", "logistic")]
     assert sources_of("stack", ["t"], ["v"]) == stack
 
 

@@ -41,6 +41,8 @@ class AdaCoMed(nn.Module):
         head_init: start p and f so that f(z_small) equals the pretrained logits.
         modality_dropout: chance that the large branch misses a modality in a training step.
         masks: False (an ablation): an absent modality is a zero vector that counts as present.
+        keep_small: ŷ_small stays what the pretrained model says, which f(z_small) is at step 0;
+            False lets it follow p and f as they learn (Eq. 6 to the letter).
     """
 
     def __init__(

@@ -48,13 +48,13 @@ class Preset:
     masks: bool = True  # False: an absent modality is a zero vector that counts as present
     # alignment
     tau: float = 0.07
-    lambda_: float = 0.1
+    lambda_: float = 0.5
     beta: float = 1.0  # weight of the branches' own task losses
     score: Literal["own", "mean_negative"] = "own"
     negatives: Literal["all", "other-class"] = "all"
     bank_size: int | Literal["batch"] = 256  # "batch": the batch itself
     head_init: bool = True
-    keep_small: bool = False
+    keep_small: bool = True  # its logits: training p and f on the same patients only worsens them
     # weighting
     strategy: str = "auto"  # chosen on validation among `weighting.STRATEGIES`
     inverse: Literal["inverse", "inverse_authors"] = "inverse"
@@ -81,7 +81,6 @@ class Preset:
 
 _PAPER = Preset(
     small="shallow",
-    lambda_=0.5,
     beta=0.0,
     modality_dropout=0.0,
     H=512,
@@ -93,6 +92,7 @@ _PAPER = Preset(
     complete_cases=True,
     bank_size="batch",
     head_init=False,
+    keep_small=False,
     scale="raw",
     alpha=1.0,
     sigma=1.0,

@@ -36,7 +36,6 @@ METHODS = (
     "logistic",
     "boosting",
     "logistic-all",
-    "boosting-all",
 )
 
 

@@ -143,7 +143,7 @@ def gather(
     vectors: dict[str, NDArray[np.float32]] = {}
     own: list[str] = []
     encoders: dict[str, str] = {}
-    read = gather_raw(cohort, dict.fromkeys([*large, *small])) if raw else {}
+    read = gather_raw(cohort, _with_summarised(cohort, [*large, *small])) if raw else {}
     tables = {
         m: cohort.table(m) for m, c in cards.items() if isinstance(c, TabularCard) and m in small
     }
@@ -175,6 +175,13 @@ def gather(
         encoders=encoders,
         raw=read,
     )
+
+
+def _with_summarised(cohort: Cohort, names: Sequence[str]) -> list[str]:
+    """The modalities and, for a table that summarises a series, that series itself."""
+    cards = cohort.card.modalities
+    series = [c.summarise for n in names if isinstance(c := cards[n], TabularCard) and c.summarise]
+    return list(dict.fromkeys([*names, *series]))
 
 
 def _some_width(x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from adacomed.models.batch import Batch
 from adacomed.models.small.scores import TINY, ScoreSmall, read
 
 FOLDS = 5
-SLACK = 1e-3  # nats: a slope is free, but for a source that says nothing at all
+SLACK = 0.1  # nats for a slope at none or at twice its one: enough where nothing is known
 MOST = 50.0  # of a weight
 FEWEST = 5  # patients of a class with an input, below which it has no model
 FIXED: dict[str, dict[str, Any]] = {  # constants that are not chosen: trees are forgiving
@@ -124,7 +124,7 @@ def stack_weights(
     log_prior: Floats,
     equal: Floats,
     *,
-    penalty: float = 2.0,
+    penalty: float = 8.0,
 ) -> Floats:
     """One weight ≥ 0 per source: softmax(log prior + Σ w_s evidence_s), by its log loss.
 

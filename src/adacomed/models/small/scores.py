@@ -21,10 +21,12 @@ def sources_of(kind: str, tables: Sequence[str], vectors: Sequence[str]) -> list
 
     Args:
         kind: a key of `FROZEN`, fitted on each table (on each vector where there is no table), or
-            "stack": every kind on each table, and a logistic regression on each vector.
+            "stack": a ridge logistic regression on each table and vector, and a forest on each
+            table.
     """
     if kind == "stack":
-        return [(t, k) for t in tables for k in FROZEN] + [(v, "logistic") for v in vectors]
+        both = [(table, model) for table in tables for model in ("logistic", "forest")]
+        return both + [(vector, "logistic") for vector in vectors]
     return [(name, kind) for name in (tables or vectors)]
 
 
