@@ -28,7 +28,18 @@ VARIANTS = {  # what is changed → settings; the first five are rows of the rel
     "p and f start at random": "model.head_init=false",
     "mixture of probabilities": "model.mix=probabilities",
     "no class weights": "training.class_weights=false",
-    "λ = .5": "model.lambda=0.5",
+    "λ = .1": "model.lambda=0.1",
+    "patients of one class are no negatives": "model.negatives=other-class",
+    "linear projections": "model.projection=linear",
+    "no attention": "model.attention=none",
+    "s itself, not its quantile": "model.scale=raw",
+    "ŷ_small follows p and f": "model.keep_small=false",
+    "small model: a shallow network": "small.kind=shallow",
+    "small model: a forest": "small.kind=forest",
+    "no label smoothing": "training.label_smoothing=0",
+    "no weight decay": "training.weight_decay=0",
+    "PCA, 64 components": "inputs.pca=64",
+    "vectors as they come": "inputs.standardise=false",
 }
 QUICK = ("training.members=1", "training.inner_folds=2")
 

@@ -24,7 +24,13 @@ STEPS = 300
 STRATEGIES = ("learnable", "inverse", "gaussian", "threshold")  # Table 1
 # Fig. 6 is drawn in the paper's own setting: candidates are the batch, s reaches well above 0, and
 # Table 1's constants are those of Sec. 4.1.
-AS_PAPER = ("model.bank_size=batch", "model.lambda=0.5", "model.t=0.5", "model.detach=false")
+AS_PAPER = (
+    "model.bank_size=batch",
+    "model.lambda=0.5",
+    "model.keep_small=false",
+    "model.detach=false",
+    *("model.scale=raw", "model.alpha=1", "model.sigma=1", "model.t=0.5", "model.k=10"),
+)
 QUICK = ("training.validation=holdout", "training.members=1", "model.strategy=ensemble")
 
 

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +18,6 @@ from adacomed.models.baselines.ensemble import Average
 from adacomed.models.batch import Batch, Output
 from adacomed.models.members import Members
 from adacomed.models.presets import build_adacomed
-from adacomed.models.weighting import RELIABLE, STRATEGIES
 from adacomed.training.build import build_from_spec, start_from_published
 from adacomed.training.pretraining import AUTO, SmallModels
 from adacomed.training.recipes import objective_of, recipe_of, resolve_preset
@@ -33,9 +31,14 @@ from adacomed.training.selection import (
     choose,
     clearly_better,
     finish,
-    positive_score,
 )
-from adacomed.training.strategies import Judged, cross_weighed, fitted_weighting, settle
+from adacomed.training.strategies import (
+    Judged,
+    fitted_weighting,
+    judge,
+    settle,
+    training_strategy,
+)
 from adacomed.training.trained import Trained, correct_prior
 
 
@@ -74,60 +77,39 @@ class Trainer:
     # ---- the methods ----------------------------------------------------------------------------
     def adacomed(self, strategy: str) -> Trained:
         """Algorithm 1, its epoch count (and with "auto" its strategy) chosen on validation."""
-        small = self.smalls.choice
-        trained_with = "ensemble" if strategy in ("auto", RELIABLE) else strategy
+        small, trained_with = self.smalls.choice, training_strategy(strategy)
         choice = self._choose_fusion(trained_with)
-        judged = self._judged(choice.output)
-        outputs = {trained_with: choice.output}
-        if strategy in ("auto", RELIABLE):
-            tried = STRATEGIES if strategy == "auto" else (RELIABLE,)
-            outputs = {s: cross_weighed(s, self.preset, judged) for s in tried}
-        best = self._best_strategy(outputs)
+        judged = Judged.of(self.plan, choice.output, self._log_prior("adacomed"))
+        verdict = judge(strategy, self.preset, judged, self.plan)
         candidate = self._candidate("adacomed", self._fusion(trained_with), trained_with)
         models = finish(candidate, choice, self._given())
         for model in models:
             assert isinstance(model, AdaCoMed)
-            if best == trained_with:
+            if verdict.best == trained_with:
                 settle(model.weighting, judged)
             else:
-                model.weighting = fitted_weighting(best, self.preset, judged)
+                model.weighting = fitted_weighting(verdict.best, self.preset, judged)
         spec = {
             **self._spec("adacomed"),
             "preset": {**asdict(self.preset), "strategy": strategy},
-            "strategy": best,
+            "strategy": verdict.best,
             "bank": _bank_size(models[0]),
         }
-        trained = self._trained(models, replace(choice, output=outputs[best]), spec, "adacomed")
+        weighed = replace(choice, output=verdict.output, score=verdict.aurocs[verdict.best])
+        trained = self._trained(models, weighed, spec, "adacomed")
         trained.history = [("small", *row) for row in small.history] + trained.history
         trained.choices |= {
-            "strategy": best,
+            "strategy": verdict.best,
             "small": self.smalls.experiment.small.kind,
             "small_epochs": small.epochs,
-            "strategy_auroc_on_validation": {
-                s: round(self._auroc(o.logits), 4) for s, o in outputs.items()
-            },
+            "strategy_auroc_on_validation": {s: round(v, 4) for s, v in verdict.aurocs.items()},
         }
         return trained
-
-    def _judged(self, output: Output) -> Judged:
-        """The validation patients of a fusion, for the strategies to be tried on."""
-        vals = [part.val for part in self.plan.parts if part.val]
-        numbers = [i for i, val in enumerate(vals) for _ in range(len(val))]
-        return Judged(
-            output,
-            torch.cat([val.present for val in vals]),
-            self.plan.val_target,
-            np.array(numbers),
-            self._log_prior("adacomed"),
-        )
-
-    def _auroc(self, logits: Tensor) -> float:
-        return positive_score(logits, torch.from_numpy(self.plan.val_target))
 
     def small(self) -> Trained:
         """The small multimodal model alone: the one that AdaCoMed starts from, seed for seed."""
         choice = self.smalls.choice
-        models = [self.smalls.of(part) for part in self.plan.members or self.plan.parts]
+        models = self.smalls.kept
         return self._trained(models, choice, self._spec("small"), "small")
 
     def single(self, modality: str) -> Trained:
@@ -187,13 +169,6 @@ class Trainer:
         """Of the small model that is in `model`; for one without, as the experiment has them."""
         within = model in ("adacomed", "small", "average")
         return (self.smalls if within else self).experiment.small.model_dump(mode="json")
-
-    def _best_strategy(self, outputs: dict[str, Output]) -> str:
-        """The best on validation, if it clearly beats the first candidate (the plain ensemble)."""
-        incumbent, *_ = outputs
-        best = max(outputs, key=lambda s: self._auroc(outputs[s].logits))
-        better = clearly_better(outputs[best].logits, outputs[incumbent].logits, self.plan)
-        return best if better else incumbent
 
     @cached_property
     def smalls(self) -> SmallModels:

@@ -68,6 +68,11 @@ class SmallModels:
         self.key = f"{settings} {constants} {p.members} {bool(plan.kept.fitted.raw.shapes)}"
 
     @property
+    def scored(self) -> bool:
+        """Whether they are made of classical models: no epochs, nothing to average."""
+        return self.experiment.small.kind in SCORED
+
+    @property
     def spec(self) -> dict[str, Any]:
         """What rebuilds an untrained small model (`build_from_spec`)."""
         return {"model": "small", "small": self.experiment.small.model_dump(mode="json")}
@@ -75,7 +80,7 @@ class SmallModels:
     @cached_property
     def choice(self) -> Choice:
         """Trained on every part; the epoch count is chosen on the validation patients."""
-        if self.experiment.small.kind not in SCORED:
+        if not self.scored:
             return choose(self._candidate(), self.plan, keep=True)
         models = [self._fitted(part)[0] for part in self.plan.parts]
         said = [
@@ -87,6 +92,12 @@ class SmallModels:
         score = positive_score(output.logits, torch.from_numpy(self.plan.val_target))
         return Choice(0, score, output, models, [])
 
+    @property
+    def kept(self) -> list[nn.Module]:
+        """The models to keep where the small model is the method: one for each member."""
+        parts = [self.plan.kept] if self.scored else self.plan.members or self.plan.parts
+        return [self.of(part) for part in parts]
+
     def of(self, part: Part) -> nn.Module:
         """The small model of a part's training patients, for the chosen epochs."""
         if part.name not in self._models:
@@ -95,12 +106,12 @@ class SmallModels:
 
     def given(self, part: Part) -> Part:
         """The part with what its training patients' small model says of them without them."""
-        if self.experiment.small.kind not in SCORED:
+        if not self.scored:
             return part
         return replace(part, train=replace(part.train, e_small=self._fitted(part)[1]))
 
     def _make(self, part: Part) -> nn.Module:
-        if self.experiment.small.kind in SCORED:
+        if self.scored:
             return self._fitted(part)[0]
         known = {p.name: m for p, m in zip(self.plan.parts, self.choice.models, strict=True)}
         candidate = self._candidate()

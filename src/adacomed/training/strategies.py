@@ -19,7 +19,15 @@ from torch import Tensor
 
 from adacomed.models.batch import Output
 from adacomed.models.presets import Preset, build_weighting
-from adacomed.models.weighting import RELIABLE, Weighting, cues_of, mixture, to_ranks
+from adacomed.models.weighting import (
+    RELIABLE,
+    STRATEGIES,
+    Weighting,
+    cues_of,
+    mixture,
+    to_ranks,
+)
+from adacomed.training.selection import Plan, clearly_better, positive_score
 
 # Nats for a whole unit of θ, against the sum of the patients' losses: of the constant, of a cue.
 LEAN, TILT = 0.5, 2.0
@@ -43,6 +51,14 @@ class Judged:
     part: NDArray[np.int64]
     log_prior: Tensor
 
+    @classmethod
+    def of(cls, plan: Plan, output: Output, log_prior: Tensor) -> Judged:
+        """The validation patients of a plan."""
+        vals = [part.val for part in plan.parts if part.val]
+        part = np.repeat(np.arange(len(vals)), [len(val) for val in vals])
+        present = torch.cat([val.present for val in vals])
+        return cls(output, present, plan.val_target, part, log_prior)
+
     def weighed(self, weighting: Weighting, preset: Preset) -> Output:
         """The same patients under another weighting."""
         o = self.output
@@ -63,6 +79,35 @@ class Judged:
         return Judged(
             output, self.present[index], self.target[keep], self.part[keep], self.log_prior
         )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The strategy that was chosen, the validation patients under it, and every one's AUROC."""
+
+    best: str
+    output: Output
+    aurocs: dict[str, float]
+
+
+def training_strategy(strategy: str) -> str:
+    """What the fusion is trained with (see the module's first lines)."""
+    return "ensemble" if strategy in ("auto", RELIABLE) else strategy
+
+
+def judge(strategy: str, preset: Preset, judged: Judged, plan: Plan) -> Verdict:
+    """The named strategy; with "auto" the best, if it clearly beats the first, plain ensemble."""
+    if strategy == training_strategy(strategy):
+        outputs = {strategy: judged.output}
+    else:
+        tried = STRATEGIES if strategy == "auto" else (strategy,)
+        outputs = {name: cross_weighed(name, preset, judged) for name in tried}
+    target = torch.from_numpy(judged.target)
+    aurocs = {name: positive_score(o.logits, target) for name, o in outputs.items()}
+    incumbent, best = next(iter(outputs)), max(aurocs, key=lambda name: aurocs[name])
+    if not clearly_better(outputs[best].logits, outputs[incumbent].logits, plan):
+        best = incumbent
+    return Verdict(best, outputs[best], aurocs)
 
 
 def fitted_weighting(strategy: str, preset: Preset, judged: Judged) -> Weighting:
