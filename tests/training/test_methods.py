@@ -162,7 +162,12 @@ def test_probabilities_mean_what_they_say_in_spite_of_class_weights():
 def test_methods_learn_what_there_is_to_learn():
     inputs = make_inputs(300)
     for name in ("adacomed", "large-ensemble", "logistic-all"):
-        p = problem(inputs, make_fold(300), training={"epochs": 12, "inner_folds": 2})
+        p = problem(
+            inputs,
+            make_fold(300),
+            training={"epochs": 12, "inner_folds": 2},
+            small={"kind": "stack"},
+        )
         test = run_method(name, p).predictions.filter(pl.col("split") == "test")
         assert auroc(test["label"], test["prob"]) > 0.9, name
 

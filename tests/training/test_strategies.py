@@ -34,7 +34,14 @@ def judged(n=900, *, trust="nobody", seed=0) -> Judged:
     ]
     half = torch.full((n,), 0.5)
     output = Output(*logits, s=torch.tensor(s).float() * 1e-3, w_large=half, w_small=half)
-    return Judged(output, torch.tensor(present), y, np.arange(n) // (n // 3), torch.zeros(2))
+    return Judged(
+        output,
+        torch.tensor(present),
+        y,
+        np.arange(n) // (n // 3),
+        torch.full((n,), 257),
+        torch.zeros(2),
+    )
 
 
 def auc(output: Output, patients: Judged) -> float:
@@ -98,6 +105,17 @@ def test_every_strategy_can_be_tried_afterwards(strategy):
         rank = patients.output.s.argsort().argsort() / 899
         expected = expit(2 * PRESET.k * (rank.numpy() - 0.5))
         assert np.abs(output.w_large.numpy() - expected).max() < 0.02
+
+
+def test_banks_of_different_sizes_agree():
+    """s falls as 1 / candidates; a part with half of the patients must not look less similar."""
+    patients = judged()
+    half = torch.where(torch.arange(900) < 300, 129, 257)
+    s = torch.where(torch.arange(900) < 300, 257 / 129, 1.0) * patients.output.s
+    other = replace(patients, output=replace(patients.output, s=s), candidates=half)
+    for strategy in ("threshold", "gaussian", "reliable"):
+        before, after = (cross_weighed(strategy, PRESET, p) for p in (patients, other))
+        assert torch.allclose(before.w_large, after.w_large, atol=1e-4)
 
 
 def test_who_has_no_large_modality_takes_no_part():

@@ -103,7 +103,8 @@ class AdaCoMed(nn.Module):
         s = self.similarity(z_large, z_small, batch.index)
         logits_large = self.head(z_large)  # (B, K)
         logits_small = self.small.head(e_small) if self.keep_small else self.head(z_small)
-        w_large, w_small = self.weighting(s, logits_large, logits_small, batch.present)
+        candidates = len(batch) if self.bank is None else self.bank.candidates
+        w_large, w_small = self.weighting(s, logits_large, logits_small, batch.present, candidates)
         return Output(
             logits=mixture(logits_large, logits_small, (w_large, w_small), self.mix),
             logits_large=logits_large,

@@ -157,6 +157,11 @@ class Bank(nn.Module):
         self.register_buffer("index", torch.full((size,), -1), persistent=False)
         self.register_buffer("z_small", torch.zeros(size, d))
 
+    @property
+    def candidates(self) -> int:
+        """Of Eq. 4: the bank's patients and the patient's own."""
+        return len(self.z_small) + 1
+
     def fill(self, e_small: Tensor, index: Tensor) -> None:
         """Take (N, width_small) training representations and their rows in the training set."""
         self.e_small, self.index = e_small.detach(), index

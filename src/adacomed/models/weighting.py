@@ -138,12 +138,13 @@ class Weighting(nn.Module):
         strategy: a name of `STRATEGIES`, or `inverse_authors`.
         modalities: M, for `reliable`.
         scale: "quantile" reads s as its quantile among patients, so that every strategy works over
-            its whole range whatever τ and the number of candidates are; "raw" is s itself.
+            its whole range whatever τ is; "raw" is s itself. Quantiles are of s against chance,
+            s times the number of candidates of Eq. 4: models with banks of different sizes agree.
         detach: no gradient through s into the weights (the default preset).
         batch_mean: preset `authors`: the batch mean of s weighs every patient, in evaluation too.
     Attributes:
-        ranks: (RANKS,) quantiles of s: a running mean over batches while training, those of the
-            validation patients afterwards (`rest`).
+        ranks: (RANKS,) quantiles of s against chance: a running mean over batches while training,
+            those of the validation patients afterwards (`rest`).
         theta, centre: (3 + M,), of `reliable`.
     """
 
@@ -184,14 +185,25 @@ class Weighting(nn.Module):
         }
         self.weigh = constants.get(strategy)
 
-    def forward(self, s: Tensor, large: Tensor, small: Tensor, present: Tensor) -> Weights:
-        """s (B,), the branches' logits (B, K), present (B, M) → w_large, w_small (B,)."""
+    def forward(
+        self,
+        s: Tensor,
+        large: Tensor,
+        small: Tensor,
+        present: Tensor,
+        candidates: int | Tensor = 1,
+    ) -> Weights:
+        """s (B,), the branches' logits (B, K), present (B, M) → w_large, w_small (B,).
+
+        Args:
+            candidates: of Eq. 4, one number or one for each patient.
+        """
         if self.detach:
             s = s.detach()
         if self.batch_mean:
             s = s.mean().expand_as(s)
         if self.scale == "quantile":
-            s = self._rank(s)
+            s = self._rank(s * candidates)
         if self.weigh is not None:
             large_weight, small_weight = self.weigh(s)
         else:
@@ -200,16 +212,16 @@ class Weighting(nn.Module):
         alone = ~present.any(-1)  # no large modality: the small model speaks alone
         return large_weight.masked_fill(alone, 0.0), small_weight.masked_fill(alone, 1.0)
 
-    def rest(self, s: Tensor) -> None:
-        """Take the quantiles of s (N,) of the validation patients as the scale from now on."""
-        self.ranks.copy_(_quantiles(s))
+    def rest(self, lift: Tensor) -> None:
+        """Take the quantiles of s against chance (N,) of the validation patients from now on."""
+        self.ranks.copy_(_quantiles(lift))
 
-    def _rank(self, s: Tensor) -> Tensor:
+    def _rank(self, lift: Tensor) -> Tensor:
         if self.training:
-            seen = _quantiles(s.detach())
+            seen = _quantiles(lift.detach())
             self.ranks.copy_(seen if self.ranks.isnan().any() else 0.9 * self.ranks + 0.1 * seen)
-        return to_ranks(s, self.ranks.to(s))
+        return to_ranks(lift, self.ranks.to(lift))
 
 
-def _quantiles(s: Tensor) -> Tensor:
-    return torch.quantile(s, torch.linspace(0, 1, RANKS, dtype=s.dtype, device=s.device))
+def _quantiles(x: Tensor) -> Tensor:
+    return torch.quantile(x, torch.linspace(0, 1, RANKS, dtype=x.dtype, device=x.device))

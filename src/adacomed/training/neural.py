@@ -79,7 +79,7 @@ class Trainer:
         """Algorithm 1, its epoch count (and with "auto" its strategy) chosen on validation."""
         small, trained_with = self.smalls.choice, training_strategy(strategy)
         choice = self._choose_fusion(trained_with)
-        judged = Judged.of(self.plan, choice.output, self._log_prior("adacomed"))
+        judged = Judged.of(self.plan, choice.output, self.preset, self._log_prior("adacomed"))
         verdict = judge(strategy, self.preset, judged, self.plan)
         candidate = self._candidate("adacomed", self._fusion(trained_with), trained_with)
         models = finish(candidate, choice, self._given())

@@ -42,6 +42,7 @@ class Judged:
         output: of all of them, in the order of `Plan.val_rows`.
         present: (N, M).
         part: (N,), which part of the plan each was held out from.
+        candidates: (N,), of Eq. 4: the parts' banks may differ in size.
         log_prior: (K,), see `correct_prior`.
     """
 
@@ -49,15 +50,22 @@ class Judged:
     present: Tensor
     target: NDArray[np.int64]
     part: NDArray[np.int64]
+    candidates: Tensor
     log_prior: Tensor
 
     @classmethod
-    def of(cls, plan: Plan, output: Output, log_prior: Tensor) -> Judged:
+    def of(cls, plan: Plan, output: Output, preset: Preset, log_prior: Tensor) -> Judged:
         """The validation patients of a plan."""
-        vals = [part.val for part in plan.parts if part.val]
-        part = np.repeat(np.arange(len(vals)), [len(val) for val in vals])
-        present = torch.cat([val.present for val in vals])
-        return cls(output, present, plan.val_target, part, log_prior)
+        parts = [(part.val, candidates(preset, len(part.train))) for part in plan.parts if part.val]
+        lengths = [len(val) for val, _ in parts]
+        return cls(
+            output,
+            torch.cat([val.present for val, _ in parts]),
+            plan.val_target,
+            np.repeat(np.arange(len(parts)), lengths),
+            torch.tensor([n for _, n in parts]).repeat_interleave(torch.tensor(lengths)),
+            log_prior,
+        )
 
     def weighed(self, weighting: Weighting, preset: Preset) -> Output:
         """The same patients under another weighting."""
@@ -66,7 +74,7 @@ class Judged:
         assert o.logits_large is not None
         assert o.logits_small is not None
         with torch.no_grad():
-            weights = weighting(o.s, o.logits_large, o.logits_small, self.present)
+            weights = weighting(o.s, o.logits_large, o.logits_small, self.present, self.candidates)
         logits = mixture(o.logits_large, o.logits_small, weights, preset.mix)
         return replace(o, logits=logits, w_large=weights[0], w_small=weights[1])
 
@@ -77,8 +85,18 @@ class Judged:
         output = Output(**{name: getattr(o, name)[index] for name in fields})
         keep = index.numpy()
         return Judged(
-            output, self.present[index], self.target[keep], self.part[keep], self.log_prior
+            output,
+            self.present[index],
+            self.target[keep],
+            self.part[keep],
+            self.candidates[index],
+            self.log_prior,
         )
+
+
+def candidates(preset: Preset, patients: int) -> int:
+    """Of Eq. 4 in a model trained on so many patients; 1 where they are whoever is in the batch."""
+    return 1 if preset.bank_size == "batch" else min(preset.bank_size, patients) + 1
 
 
 @dataclass(frozen=True)
@@ -122,7 +140,8 @@ def fitted_weighting(strategy: str, preset: Preset, judged: Judged) -> Weighting
 def settle(weighting: Weighting, judged: Judged) -> None:
     """Fix the scale of s (those without a large modality have no s)."""
     assert judged.output.s is not None
-    weighting.rest(judged.output.s[judged.present.any(-1)])
+    lift = judged.output.s * judged.candidates
+    weighting.rest(lift[judged.present.any(-1)])
 
 
 def cross_weighed(strategy: str, preset: Preset, judged: Judged) -> Output:
@@ -152,7 +171,8 @@ def fit_theta(weighting: Weighting, judged: Judged) -> None:
     )
     if weighting.strategy == RELIABLE:
         assert o.s is not None
-        s = to_ranks(o.s, weighting.ranks) if weighting.scale == "quantile" else o.s
+        lift = o.s * judged.candidates
+        s = to_ranks(lift, weighting.ranks) if weighting.scale == "quantile" else o.s
         cues = cues_of(s, o.logits_large, o.logits_small, judged.present)  # type: ignore[arg-type]
         here = judged.present.any(-1)
         centre = cues[here].mean(dim=0)
