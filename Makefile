@@ -39,11 +39,11 @@ EVIDENCE = OMP_NUM_THREADS=1 $(BIN)/adacomed reproduce
 evidence: setup
 	test -e cohorts/mmist-ccrcc || $(BIN)/adacomed cohort build mmist-ccrcc --source $(MMIST) --out cohorts/mmist-ccrcc
 	$(EVIDENCE) rivals --cohort cohorts/mmist-ccrcc --out runs/evidence/mmist \
-	  --methods "$(TABLE),clinical-large,wsi-large,late-fusion,weighted-late-fusion,logistic-all,lightgbm-all,haim"
+	  --methods "$(TABLE),clinical-large,wsi-large,late-fusion,weighted-late-fusion,logistic-all,haim"
 	$(EVIDENCE) rivals --cohort configs/cohorts/icu-demo-stats.yaml 'modalities=[stats, static]' \
-	  --out runs/evidence/icu --methods "$(TABLE),late-fusion,gru"
+	  --out runs/evidence/icu --methods "small,small?small.kind=shallow,large-ensemble,average,logistic,forest,lightgbm,gru"
 	$(EVIDENCE) rivals --cohort configs/cohorts/covid-cxr-thumbnails.yaml --out runs/evidence/covid \
-	  --methods "$(TABLE),xray-large,note-large,late-fusion,weighted-late-fusion,logistic-all,lightgbm-all"
+	  --methods "$(TABLE),xray-large,note-large,late-fusion,weighted-late-fusion,logistic-all"
 	$(EVIDENCE) simulated-grid --out runs/evidence/simulated
 	$(EVIDENCE) weights --cohort cohorts/mmist-ccrcc --split-seeds 100 --out runs/evidence/mmist
 	test -e cohorts/simulated || $(BIN)/adacomed cohort build simulated --samples 1000 --out cohorts/simulated
