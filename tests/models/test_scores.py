@@ -115,6 +115,27 @@ def test_a_subject_with_several_samples_is_left_out_whole():
         assert not set(subjects[train]) & set(subjects[test])
 
 
+def test_fewer_folds_where_a_class_is_rare_and_where_patients_are_many():
+    def count(n, events):
+        y = (np.arange(n) < events).astype(np.int64)
+        return len(inner_splits(y, np.arange(n).astype(str), 0))
+
+    assert [count(60, 30), count(60, 3), count(10_000, 99), count(10_001, 99)] == [5, 3, 5, 2]
+
+
+def test_a_class_of_one_subject_leaves_the_prior():
+    batch = patients(60)
+    target = torch.zeros(60, dtype=torch.int64)
+    target[0] = 1
+    model = ScoreSmall(sources_of("stack", ["clinical"], list(WIDTHS)), {"clinical": 4}, classes=2)
+    alone = Batch(batch.embeddings, batch.present, batch.small, target, batch.index)
+    e_small = fit_scores(model, alone, np.arange(60).astype(str), weights=None, seed=0)
+    assert not model.speaks.any()
+    prob = model.eval()(alone).logits.softmax(-1)[:, 1]
+    assert torch.allclose(prob, torch.full((60,), 1 / 60))
+    assert torch.isfinite(e_small).all()
+
+
 def test_few_patients_of_a_class_leave_a_source_silent():
     x, y = table(40)
     here = np.ones(40, bool)

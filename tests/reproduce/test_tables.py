@@ -25,19 +25,19 @@ def test_strategies_on_simulated_patients(study):
     assert "not a result" in artefact.notes[0]
 
 
-def test_the_chosen_strategy_is_one_of_the_five_seed_for_seed(study):
-    """AdaCoMed's row equals the row of the strategy that validation chose."""
+def test_the_plain_ensemble_is_what_auto_trains_seed_for_seed(study):
+    """Nothing is clearly better on 30 patients: AdaCoMed's row equals the row of the ensemble."""
     mine = study()
     tables.strategies(mine)
     experiment = mine.experiment("split.kind=auto")
     prepared = mine.prepared(experiment)
     from adacomed.reproduce.study import one_split
 
-    names = [*(f"adacomed?model.strategy={s}" for s in STRATEGIES), "adacomed"]
+    names = ["adacomed?model.strategy=ensemble", "adacomed"]
     found = mine.predictions(names, experiment, prepared, [one_split(experiment, prepared)])
     test = found.filter(pl.col("split") == "test")
     probs = {m: test.filter(method=m)["prob"].to_list() for m in names}
-    assert probs["adacomed"] in [probs[m] for m in names[:-1]]
+    assert probs["adacomed"] == probs[names[0]]
 
 
 def test_all_methods_on_simulated_patients(study):
