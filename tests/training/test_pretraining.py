@@ -18,7 +18,10 @@ from .conftest import make_experiment, make_fold, make_inputs
 def problem(kind="stack", *, inputs=None, trainers=None, **settings) -> Problem:
     few = {"epochs": 2, "inner_folds": 2, "members": 1}
     made = make_experiment(
-        training={**few, **settings.pop("training", {})}, small={"kind": kind}, **settings
+        training={**few, **settings.pop("training", {})},
+        inputs=settings.pop("inputs_", {}),
+        small={"kind": kind},
+        **settings,
     )
     inputs = inputs or make_inputs()
     return Problem(made, inputs, make_fold(len(inputs)), "task", 0, trainers or Trainers())
@@ -89,6 +92,23 @@ def test_named_modalities_are_all_that_it_reads():
     model = smalls(p).of(smalls(p).plan.kept)
     assert {name for name, _ in model.sources} == {"clinical", "a"}
     assert {name for name, _ in _stack(problem()).sources} == {"clinical", "a", "b"}
+
+
+@pytest.mark.parametrize("pca", [None, 2])
+def test_a_table_of_the_large_side_alone_is_read_too(pca):
+    """It comes as its own vector, perhaps shortened: only the small side's tables come as cells."""
+    one = make_inputs()
+    other = one.tables["clinical"].rename({"age": "height", "ward": "floor"})
+    present = np.zeros((len(one), 1), np.float32)
+    inputs = replace(
+        one,
+        vectors={**one.vectors, "body": present},
+        tables={**one.tables, "body": other},
+        own=["body"],
+    )
+    p = problem(inputs=inputs, inputs_={"pca": pca} if pca else {})
+    assert ("body", "forest") in _stack(p).sources
+    assert run_method("small", p).predictions["prob"].is_finite().all()
 
 
 def _stack(p: Problem) -> ScoreSmall:

@@ -76,12 +76,15 @@ def build_small(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> Sma
 
 def _scores(settings: dict[str, Any], fitted: FittedInputs, classes: int) -> ScoreSmall:
     """Classical models as a small model; "stack" reads all modalities unless some are named."""
-    tables = {t: len(encoder.columns_out) for t, encoder in fitted.tables.items()}
+    there = {
+        **fitted.widths,
+        **{t: w for t, w in fitted.small_widths.items() if t in fitted.tables},
+    }
     named = settings["modalities"]
     if named is None and settings["kind"] != "stack":
         named = fitted.small
-    read = _chosen({**fitted.widths, **tables}, named)
-    tables = {t: P for t, P in tables.items() if t in read}
+    read = _chosen(there, named)
+    tables = {name: P for name, P in read.items() if name in fitted.tables}
     vectors = [name for name in read if name not in tables]
     sources = sources_of(settings["kind"], list(tables), vectors)
     return ScoreSmall(sources, tables, classes=classes)

@@ -77,7 +77,8 @@ class ScoreSmall(nn.Module):
 
     def combine(self, scores: Sequence[Tensor], batch: Batch) -> Tensor:
         """e_small (B, width) of the sources' evidence, each (B, K)."""
-        return torch.cat([*scores, *(batch.small[t].nan_to_num() for t in self.tables)], dim=-1)
+        cells = [read(batch, table)[0].nan_to_num() for table in self.tables]
+        return torch.cat([*scores, *cells], dim=-1)
 
     def weigh(self, weights: Tensor, bias: Tensor) -> None:
         """Start the head from one weight per source, (S,), and a bias (K,)."""
