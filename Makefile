@@ -35,19 +35,20 @@ reproduce: setup
 
 # docs/evidence.md, by docs/protocol.md: about an hour and a half on 2 cores.
 TABLE = small,small?small.kind=shallow,large-ensemble,average,logistic,forest,extra-trees,boosting,lightgbm
+QUICKER = --split-seeds 100 training.members=1 training.inner_folds=3 small.kind=stack
 EVIDENCE = OMP_NUM_THREADS=1 $(BIN)/adacomed reproduce
 evidence: setup
 	test -e cohorts/mmist-ccrcc || $(BIN)/adacomed cohort build mmist-ccrcc --source $(MMIST) --out cohorts/mmist-ccrcc
 	$(EVIDENCE) rivals --cohort cohorts/mmist-ccrcc --out runs/evidence/mmist \
 	  --methods "$(TABLE),clinical-large,wsi-large,late-fusion,weighted-late-fusion,logistic-all,haim"
-	$(EVIDENCE) rivals --cohort configs/cohorts/icu-demo-stats.yaml 'modalities=[stats, static]' \
+	$(EVIDENCE) rivals --cohort configs/cohorts/icu-demo-stats.yaml 'modalities=[stats, static]' --split-seeds 100 \
 	  --out runs/evidence/icu --methods "small,small?small.kind=shallow,large-ensemble,average,logistic,forest,lightgbm,gru"
 	$(EVIDENCE) rivals --cohort configs/cohorts/covid-cxr-thumbnails.yaml --out runs/evidence/covid \
 	  --methods "$(TABLE),xray-large,note-large,late-fusion,weighted-late-fusion,logistic-all"
 	$(EVIDENCE) simulated-grid --out runs/evidence/simulated
-	$(EVIDENCE) weights --cohort cohorts/mmist-ccrcc --split-seeds 100 --out runs/evidence/mmist
+	$(EVIDENCE) weights --cohort cohorts/mmist-ccrcc $(QUICKER) --out runs/evidence/mmist
 	test -e cohorts/simulated || $(BIN)/adacomed cohort build simulated --samples 1000 --out cohorts/simulated
-	$(EVIDENCE) weights --cohort cohorts/simulated --split-seeds 100 --out runs/evidence/simulated
+	$(EVIDENCE) weights --cohort cohorts/simulated $(QUICKER) --out runs/evidence/simulated
 
 browser: # the report's tests open it in a real browser
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }

@@ -134,6 +134,9 @@ def test_auto_takes_the_network_where_only_it_can_see():
     assert chosen.experiment.small.kind == "shallow"
     assert isinstance(chosen.of(chosen.plan.kept), ShallowSmall)
     assert run_method("adacomed", p).choices["small"] == "shallow"
+    once = {"epochs": 2, "validation": "holdout"}  # it chose its epoch there: no judge of kinds
+    held_out = problem("auto", inputs=alone, training=once)
+    assert smalls(held_out).experiment.small.kind == "stack"
 
 
 def test_a_run_with_a_stack_is_loaded_as_it_was(tmp_path):

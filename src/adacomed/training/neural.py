@@ -172,9 +172,14 @@ class Trainer:
 
     @cached_property
     def smalls(self) -> SmallModels:
-        """The small models; with "auto" their kind is chosen on validation."""
+        """The small models; with "auto" their kind is chosen on validation.
+
+        Only where inner folds judge: on one held-out set the network has already picked its best
+        epoch, and would look better than a stack that has picked nothing there.
+        """
         kind = self.experiment.small.kind or self.preset.small
-        best, *others = [self._smalls_of(k) for k in (AUTO if kind == "auto" else (kind,))]
+        kinds = (kind,) if kind != "auto" else AUTO if self.plan.members else AUTO[:1]
+        best, *others = [self._smalls_of(k) for k in kinds]
         for other in others:
             if clearly_better(other.choice.output.logits, best.choice.output.logits, self.plan):
                 best = other
