@@ -125,3 +125,14 @@ def test_who_has_no_large_modality_takes_no_part():
     output = cross_weighed("reliable", PRESET, replace(patients, present=present))
     assert (output.w_small[:100] == 1).all()
     assert torch.allclose(output.logits[:100], patients.output.logits_small[:100])
+
+
+def test_nobody_with_a_large_modality_leaves_the_plain_ensemble():
+    patients = judged(60)
+    nobody = replace(patients, present=torch.zeros_like(patients.present))
+    for strategy in STRATEGIES:
+        weighting = fitted_weighting(strategy, PRESET, nobody)
+        assert not weighting.ranks.isnan().any()
+        output = cross_weighed(strategy, PRESET, nobody)
+        assert (output.w_small == 1).all()
+    assert (fitted_weighting("reliable", PRESET, nobody).theta == 0).all()

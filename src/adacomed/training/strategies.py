@@ -138,10 +138,10 @@ def fitted_weighting(strategy: str, preset: Preset, judged: Judged) -> Weighting
 
 
 def settle(weighting: Weighting, judged: Judged) -> None:
-    """Fix the scale of s (those without a large modality have no s)."""
+    """Fix the scale of s (those without a large modality have no s, unless nobody has one)."""
     assert judged.output.s is not None
-    lift = judged.output.s * judged.candidates
-    weighting.rest(lift[judged.present.any(-1)])
+    lift, here = judged.output.s * judged.candidates, judged.present.any(-1)
+    weighting.rest(lift[here] if here.any() else lift)
 
 
 def cross_weighed(strategy: str, preset: Preset, judged: Judged) -> Output:
@@ -175,6 +175,8 @@ def fit_theta(weighting: Weighting, judged: Judged) -> None:
         s = to_ranks(lift, weighting.ranks) if weighting.scale == "quantile" else o.s
         cues = cues_of(s, o.logits_large, o.logits_small, judged.present)  # type: ignore[arg-type]
         here = judged.present.any(-1)
+        if not here.any():
+            return  # nobody to learn from: it stays the plain ensemble
         centre = cues[here].mean(dim=0)
         centre[0] = 0.0  # the constant
         weighting.centre.copy_(centre)
