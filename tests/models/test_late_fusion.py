@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
-from adacomed.models.baselines import classical
+from adacomed.models.baselines import classical, kinds
 from adacomed.models.baselines.classical import (
     fit_weights,
     late_fusion,
@@ -173,7 +173,7 @@ def test_a_seed_repeats_and_tables_get_a_forest(monkeypatch):
     small = RandomForestClassifier(n_estimators=10, random_state=0)
     steps = make_pipeline(SimpleImputer(), small)
     leaves = {"randomforestclassifier__min_samples_leaf": [3, 10]}
-    monkeypatch.setitem(classical.KINDS, "forest", lambda seed: (steps, leaves))
+    monkeypatch.setitem(kinds.KINDS, "forest", lambda seed: (steps, leaves))
     parts, y = patients(60, seed=5, missing=0.1)
     a, b = (weighted_late_fusion(parts, [], y, folds(y, 2), 0) for _ in range(2))
     np.testing.assert_array_equal(a.out_of_fold, b.out_of_fold)

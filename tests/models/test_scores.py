@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import make_classification
 from sklearn.metrics import log_loss
 
-from adacomed.models.baselines.classical import KINDS
+from adacomed.models.baselines.kinds import KINDS
 from adacomed.models.batch import Batch
 from adacomed.models.presets import PRESETS, build_adacomed
 from adacomed.models.small.scores import ScoreSmall, sources_of

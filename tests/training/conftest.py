@@ -6,6 +6,7 @@ import pytest
 
 from adacomed.cohort.split import Fold
 from adacomed.config import Experiment, parse
+from adacomed.training.checkpoint import load_run, save_run, written_whole
 from adacomed.training.loader import Inputs
 
 
@@ -32,6 +33,23 @@ def make_inputs(n: int = 120, *, classes: int = 2, seed: int = 0) -> Inputs:
         target=y.astype(np.int64),
         classes=tuple(str(k) for k in range(classes)),
     )
+
+
+def saved_run(folder, result, experiment, prepared, method):
+    """A result's model, written as a run into `folder` and loaded again."""
+    assert result.trained is not None
+    with written_whole(folder) as out:
+        save_run(
+            out,
+            result.trained,
+            experiment=experiment,
+            card=prepared.cohort.card,
+            task=prepared.task,
+            classes=prepared.inputs.classes,
+            method=method,
+            encoders=prepared.inputs.encoders,
+        )
+    return load_run(folder)
 
 
 def make_fold(n: int = 120) -> Fold:

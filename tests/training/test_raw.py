@@ -18,13 +18,13 @@ from adacomed.config import Experiment
 from adacomed.errors import InputError
 from adacomed.inference import forward, gather_for, probabilities
 from adacomed.models.raw import NONE, Events, Images, Notes, Raw
-from adacomed.training.checkpoint import Run, load_run, save_run, written_whole
+from adacomed.training.checkpoint import Run
 from adacomed.training.methods import Problem, run_method
 from adacomed.training.prepare import prepare
 from adacomed.training.raw import RawItems, RawSeries, gather_raw
 from adacomed.training.raw_fit import MAX_STEPS, FittedRaw, SeriesRange
 
-from .conftest import make_experiment
+from .conftest import make_experiment, saved_run
 from .raw_cohort import OWN_ENCODERS, VARIABLES, Files, random_files, write
 
 RAW = ["xray", "note", "labs"]
@@ -452,19 +452,7 @@ def run(
     experiment = experiment_on(write(folder, files, encoders=encoders_of(method)))
     prepared = prepare(experiment, methods=[method])
     result = run_method(method, Problem(experiment, prepared.inputs, FOLD, prepared.task, 0))
-    assert result.trained is not None
-    with written_whole(folder / "run") as out:
-        save_run(
-            out,
-            result.trained,
-            experiment=experiment,
-            card=prepared.cohort.card,
-            task=prepared.task,
-            classes=prepared.inputs.classes,
-            method=method,
-            encoders=prepared.inputs.encoders,
-        )
-    run = load_run(folder / "run")
+    run = saved_run(folder / "run", result, experiment, prepared, method)
     before, after = forward(result.trained, prepared.inputs), forward(run.trained, prepared.inputs)
     assert torch.equal(before.logits, after.logits)
     test = result.predictions.filter(pl.col("split") == "test")["prob"].to_numpy()

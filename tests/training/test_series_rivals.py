@@ -15,12 +15,12 @@ from adacomed.cohort.cohort import load_cohort
 from adacomed.cohort.split import Fold
 from adacomed.errors import InputError
 from adacomed.inference import forward, gather_for, probabilities
-from adacomed.training.checkpoint import Run, load_run, save_run, written_whole
+from adacomed.training.checkpoint import Run
 from adacomed.training.methods import Problem, run_method
 from adacomed.training.names import reads_raw, reads_vectors
 from adacomed.training.prepare import prepare
 
-from .conftest import make_experiment
+from .conftest import make_experiment, saved_run
 from .raw_cohort import Files, random_files, write
 
 FOLD = Fold(0, 0, train=np.arange(13), test=np.arange(13, 18))
@@ -45,19 +45,7 @@ def trained(folder: Path, method: str, path: Path, **settings: Any) -> Run:
     experiment = make_experiment(**{**QUICK, "cohort": str(path), **settings})
     prepared = prepare(experiment, methods=[method])
     result = run_method(method, Problem(experiment, prepared.inputs, FOLD, prepared.task, 0))
-    assert result.trained is not None
-    with written_whole(folder / "run") as out:
-        save_run(
-            out,
-            result.trained,
-            experiment=experiment,
-            card=prepared.cohort.card,
-            task=prepared.task,
-            classes=prepared.inputs.classes,
-            method=method,
-            encoders=prepared.inputs.encoders,
-        )
-    run = load_run(folder / "run")
+    run = saved_run(folder / "run", result, experiment, prepared, method)
     test = result.predictions.filter(pl.col("split") == "test")["prob"].to_numpy()
     again = predict(run, path)[FOLD.test]
     assert test == pytest.approx(again, abs=1e-6)

@@ -14,7 +14,7 @@ from sklearn.model_selection import ParameterGrid
 from torch import Tensor
 
 from adacomed.cohort.split import kfold
-from adacomed.models.baselines.classical import KINDS
+from adacomed.models.baselines.kinds import KINDS
 from adacomed.models.batch import Batch
 from adacomed.models.small.scores import TINY, ScoreSmall, read
 

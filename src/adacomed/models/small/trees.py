@@ -227,7 +227,7 @@ class Linear(nn.Module):
         return logits.log_softmax(-1)
 
 
-FROZEN = {  # kind of `classical.KINDS` → its frozen twin, (classes) → untrained
+FROZEN = {  # kind of `kinds.KINDS` → its frozen twin, (classes) → untrained
     "logistic": lambda K: Linear(),
     "forest": lambda K: Forest(),
     "boosting": Boosted,
