@@ -148,6 +148,19 @@ class InputSettings(Settings):
     pca: int | None = Field(None, ge=2, description="components per modality, None = no PCA")
 
 
+class EvidenceSettings(Settings):
+    """What is kept beside the predictions, so that a reviewer can be answered."""
+
+    calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = Field(
+        "auto", description="of the probabilities, fitted on validation; auto: where clearly better"
+    )
+    coverage: float = Field(0.9, gt=0, lt=1, description="of the prediction sets, in every class")
+    stress: bool = Field(True, description="predict test patients without each set of modalities")
+    noise: list[Annotated[float, Field(gt=0)]] = Field(
+        [0.5, 1.0, 2.0], description="stress: of the inputs, in training deviations"
+    )
+
+
 class Experiment(Settings):
     """One experiment: a cohort, a task, and whatever differs from the defaults."""
 
@@ -168,6 +181,7 @@ class Experiment(Settings):
     baselines: BaselineSettings = Field(BaselineSettings(), description="large rivals")
     split: SplitSettings = Field(SplitSettings(), description="train, validation and test")
     inputs: InputSettings = Field(InputSettings(), description="from vectors to model inputs")
+    evidence: EvidenceSettings = Field(EvidenceSettings(), description="calibration, sets, stress")
 
     @model_validator(mode="before")
     @classmethod

@@ -63,8 +63,26 @@ class Predictions:
     FOLD = "fold"
     SEED = "seed"
     METHOD = "method"
+    SET = "prediction_set"  # list[int]: classes that conformal prediction cannot rule out
+    TIME = "time"  # survival: when the event, or the last sight of the patient, was (task's unit)
+    SURVIVAL = "survival"  # list[float]: P(no event by the end of each interval)
+    INTERVALS = "intervals"  # list[float]: those ends; label says whether `time` is an event's
+    KEPT = "kept"  # stress.parquet, list[str]: modalities not taken away from anyone
+    NOISE = "noise"  # stress.parquet: deviation of the noise added, in training deviations
 
     REQUIRED = (SAMPLE_ID, SUBJECT_ID, SPLIT, TASK, LABEL, PROB, METHOD)
+
+
+class Explanations:
+    """explanations.parquet: one row per sample and thing that its prediction is explained by."""
+
+    SAMPLE_ID = "sample_id"
+    CLASS = "class"  # the class explained; binary: 1
+    LEVEL = "level"  # "modality", "variable", "time", "token", "patch" or "expert"
+    MODALITY = "modality"  # null for an expert
+    NAME = "name"  # of the modality, variable, expert; a token or a patch by its place
+    POSITION = "position"  # hours (time), index (token, patch); else null
+    VALUE = "value"  # modality: Shapley value in probability; expert: router weight; else: log-odds
 
 
 class History:
@@ -75,6 +93,16 @@ class History:
     PART = "part"  # "train" or "val"
     METRIC = "metric"  # "loss", "task", "contrast", "auroc", "s", "w_large", "lr"
     VALUE = "value"
+
+
+def group_column(name: str) -> str:
+    """Column of a predictions table with a cohort's group (`groups:`), such as sex or site."""
+    return f"group_{name}"
+
+
+def finding_task(task: str, finding: str) -> str:
+    """What a multi-label task's rows are called: one task per finding."""
+    return f"{task}: {finding}"
 
 
 def prob_column(k: int) -> str:
@@ -104,6 +132,11 @@ class RunFiles:
     HISTORY = "history.parquet"
     REPORT = "report.html"
     TABLE = "table.csv"
+    STRESS = "stress.parquet"  # test patients again, with modalities taken away or noise added
+    FLOW = "flow.json"  # who was left out, and why
+    EXPLANATIONS = "explanations.parquet"
+    MODEL_CARD = "model_card.md"
+    TRIPOD = "tripod_ai.md"
 
 
 # ---- cards --------------------------------------------------------------------------------------

@@ -1,0 +1,102 @@
+"""The same patients with less or worse inputs: a modality taken away, noise added."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from adacomed.training.loader import Inputs
+
+Floats = NDArray[np.float64]
+
+
+def modalities(inputs: Inputs) -> list[str]:
+    """Names of everything that some method may read of these patients, large side first."""
+    return list(dict.fromkeys([*inputs.vectors, *inputs.tables, *inputs.raw]))
+
+
+def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Every subset of the modalities, from none to all: 2^M."""
+    for size in range(len(names) + 1):
+        yield from combinations(names, size)
+
+
+def without(inputs: Inputs, names: Collection[str]) -> Inputs:
+    """The same N patients, as if nobody had the modalities `names`: absent, not zero."""
+    return replace(
+        inputs,
+        vectors={
+            m: np.full_like(x, np.nan) if m in names else x for m, x in inputs.vectors.items()
+        },
+        tables={m: t.clear(len(t)) if m in names else t for m, t in inputs.tables.items()},
+        raw={m: r for m, r in inputs.raw.items() if m not in names},
+    )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviation of every input over the training patients.
+
+    Attributes:
+        vectors: modality → (D,).
+        tables: modality → column → deviation; a category has none.
+    """
+
+    vectors: dict[str, Floats]
+    tables: dict[str, dict[str, float]]
+
+    @classmethod
+    def of(cls, train: Inputs) -> Spread:
+        """From the training patients alone; an input that none of them has does not vary."""
+        vectors = {}
+        for name, x in train.vectors.items():
+            there = x[~np.isnan(x).any(axis=1)].astype(np.float64)
+            vectors[name] = there.std(axis=0) if len(there) else np.zeros(x.shape[1])
+        tables = {
+            name: {
+                c.name: float(c.cast(pl.Float64).fill_nan(None).std(ddof=0) or 0.0)  # type: ignore[arg-type]
+                for c in table
+                if c.dtype.is_numeric()
+            }
+            for name, table in train.tables.items()
+        }
+        return cls(vectors, tables)
+
+
+def noisy(inputs: Inputs, amount: float, spread: Spread) -> Inputs:
+    """The same patients with Gaussian noise on vectors and on numbers in tables.
+
+    Categories, series, images and notes stay as they are. A patient's noise depends on the patient
+    alone, so that every method is given the same and another batch changes nothing.
+
+    Args:
+        amount: deviation of the noise, in training deviations of each input.
+    """
+    tables, vectors = {}, {}
+    for name, x in inputs.vectors.items():
+        noise = _noise(inputs, name, x.shape[1]) * spread.vectors[name] * amount
+        own = name in inputs.own  # a placeholder that says who has one: its table is disturbed
+        vectors[name] = x if own else (x + noise).astype(np.float32)
+    for name, table in inputs.tables.items():
+        deviation = spread.tables[name]
+        noise = _noise(inputs, name, len(deviation)) * amount
+        tables[name] = table.with_columns(
+            (pl.col(c) + pl.Series(noise[:, i] * d)).alias(c)
+            for i, (c, d) in enumerate(deviation.items())
+        )
+    return replace(inputs, vectors=vectors, tables=tables)
+
+
+def _noise(inputs: Inputs, modality: str, width: int) -> Floats:
+    """(N, width) standard normal, each row by its sample's and the modality's name."""
+    rows = np.empty((len(inputs), width))
+    for row, sample in zip(rows, inputs.sample_id, strict=True):
+        digest = hashlib.sha256(f"{modality}\0{sample}".encode()).digest()
+        row[:] = np.random.default_rng(int.from_bytes(digest[:8], "little")).normal(size=width)
+    return rows
