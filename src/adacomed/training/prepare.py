@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -22,6 +23,20 @@ from adacomed.training.recipes import resolve_preset
 from adacomed.training.seed import derive
 
 
+class Step(NamedTuple):
+    """One step of the way from the cohort's table to the patients that are used.
+
+    Attributes:
+        left_out: samples that the step before had and this one has not; `why`: the reason.
+    """
+
+    what: str
+    subjects: int
+    samples: int
+    left_out: int = 0
+    why: str = ""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A cohort and what its samples offer.
@@ -29,12 +44,16 @@ class Prepared:
     Attributes:
         cohort: row i is the same sample as row i of `inputs`.
         notes: what was left out and why, for people.
+        steps: the same, counted, up to `inputs`.
+        store: where the vectors' encoders have their cards.
     """
 
     cohort: Cohort
     inputs: Inputs
     task: str
     notes: list[str]
+    steps: tuple[Step, ...] = ()
+    store: Path | None = None
 
     @property
     def title(self) -> str:
@@ -76,6 +95,7 @@ def prepare(
         unread=[] if any(reads_vectors(m, experiment) for m in methods or ["adacomed"]) else names,
     )
     notes = []
+    steps = [_step("in the cohort's table", cohort)]
     if resolve_preset(experiment).complete_cases:
         rows = np.flatnonzero(inputs.present.all(axis=1))
         notes.append(
@@ -86,11 +106,18 @@ def prepare(
                 f"preset {experiment.preset} needs samples with every modality "
                 f"({', '.join(inputs.vectors)}), found none; use preset default, which needs one"
             )
+        left = len(cohort) - len(rows)
         cohort, inputs = cohort.take(rows), inputs.take(rows)
+        steps.append(_step("with every modality", cohort, left, "a modality is absent"))
     unlabelled = int((inputs.target < 0).sum())
     if unlabelled:
         notes.append(f"{unlabelled} of {len(inputs)} samples have no label for {task}: left out")
-    return Prepared(cohort, inputs, task, notes)
+    return Prepared(cohort, inputs, task, notes, tuple(steps), store)
+
+
+def _step(what: str, cohort: Cohort, left_out: int = 0, why: str = "") -> Step:
+    subjects = cohort.samples[Samples.SUBJECT_ID].n_unique()
+    return Step(what, subjects, len(cohort), left_out, why if left_out else "")
 
 
 def one_fold(experiment: Experiment, prepared: Prepared) -> Fold:
