@@ -44,6 +44,17 @@ def test_labels_against_the_raw_file(built: Path) -> None:
     assert len(complete) == 239
 
 
+def test_groups_to_report_by_are_no_inputs(built: Path) -> None:
+    cohort = load_cohort(built)
+    assert cohort.card.groups == ["gender", "age", "race", "project"]
+    projects = dict(cohort.samples["project"].value_counts().rows())
+    assert projects == {"TCGA-KIRC": 429, "CPTAC-CCRCC": 189}
+    assert not set(cohort.table("clinical").columns) & {"age", "race", "project"}
+    known = cohort.samples.filter(pl.col("race").is_not_null())
+    assert (known["race_White"] == (known["race"] == "White").cast(pl.Int64)).all()
+    assert cohort.samples["age"].null_count() == cohort.samples["age_diag"].null_count() == 17
+
+
 def test_table_has_17_features_with_codes_as_categories(built: Path) -> None:
     table = load_cohort(built).table("clinical")
     assert table.width == 17

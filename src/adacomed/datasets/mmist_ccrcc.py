@@ -104,6 +104,7 @@ def build(source: Path, out: Path, *, items: Literal["all", "chosen"] = "all") -
         pl.col(SPLIT).alias(Samples.SPLIT),
         pl.Series("complete", [i in has["ct"] and i in has["wsi"] for i in ids]),
         *FEATURES,
+        *_groups(),
     )
     labels = table.filter(pl.col(STATUS).is_in([0, 1])).select(
         pl.col(CASE).alias(Labels.SAMPLE_ID),
@@ -116,6 +117,23 @@ def build(source: Path, out: Path, *, items: Literal["all", "chosen"] = "all") -
         if expected != found:
             warnings.warn(f"MMIST ccRCC, {what}: expected {expected}, found {found}", stacklevel=2)
     return card
+
+
+def _groups() -> list[pl.Expr]:
+    """Columns to report by, none of them an input: project, race and age at diagnosis as text."""
+    of_tcga = pl.col(CASE).str.starts_with("TCGA-")
+    races = [c for c in FEATURES if c.startswith("race_")]
+    race = pl.coalesce(pl.when(pl.col(c) == 1).then(pl.lit(c.removeprefix("race_"))) for c in races)
+    return [
+        pl.when(of_tcga)
+        .then(pl.lit("TCGA-KIRC"))
+        .otherwise(pl.lit("CPTAC-CCRCC"))
+        .alias("project"),
+        race.alias("race"),
+        (pl.lit("decade ") + pl.col("age_diag").cast(pl.Int64).cast(pl.String)).alias(
+            "age"
+        ),  # a code, no number
+    ]
 
 
 def counts(samples: pl.DataFrame, labels: pl.DataFrame, has: dict[str, set[str]]) -> pl.DataFrame:
@@ -216,6 +234,6 @@ def _card(items: str) -> CohortCard:
         labels=Path(CohortFiles.LABELS),
         tasks={TASK: TaskCard(positive="dead", negative="alive", description="at 12 months")},
         modalities={**vectors, "clinical": clinical},
-        groups=["gender"],
+        groups=["gender", "age", "race", "project"],
         notes=f"Vectors: {items} items of a patient. Codes −1 and blank mean not recorded.",
     )
