@@ -149,7 +149,7 @@ def test_a_table_of_its_own_is_matched_by_sample(make: Make, tmp_path: Path) -> 
 
 
 def test_new_patients_need_no_labels(make: Make) -> None:
-    file = make(frame(3).drop("went_icu"))
+    file = make(frame(3).drop("went_icu"), groups=["ward"])
     with pytest.raises(InputError, match="no column 'went_icu'"):
         load_cohort(file)
     cohort = load_cohort(file, labels=False)
@@ -177,6 +177,7 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("no 'patient' in row 1", {"patient": [None] + [f"p{k}" for k in range(39)]}, {}),
     ("unknown key 'subjct'", {}, {"subjct": "patient"}),
     ("no such table", {}, {"table": "other.csv"}),
+    ("groups.*no column 'sexe'; did you mean 'sex'", {}, {"groups": ["age", "sexe"]}),
     ("names the split 'tarin'", {"part": ["tarin", "test"] * 20}, {"split": "part"}),
 ]
 

@@ -22,6 +22,7 @@ from adacomed.cohort.reading import (
     read_samples,
     read_task,
 )
+from adacomed.cohort.table import require_columns
 from adacomed.cohort.vectors import list_items, pool
 from adacomed.errors import InputError, nearest
 from adacomed.schema import (
@@ -213,6 +214,7 @@ def load_cohort(path: Path, *, labels: bool = True) -> Cohort:
         parts.append(found)
     cohort = Cohort(card, file.parent, samples, pl.concat(parts, how="diagonal"), names, not labels)
     if labels:
+        require_columns(samples, card.groups, f"{file.parent / card.table} (groups:)")
         for task in card.tasks:
             coding.assert_learnable(cohort.target(task), samples[SUBJECT].to_numpy(), task)
     return cohort

@@ -121,18 +121,14 @@ def build(source: Path, out: Path, *, items: Literal["all", "chosen"] = "all") -
 
 def _groups() -> list[pl.Expr]:
     """Columns to report by, none of them an input: project, race and age at diagnosis as text."""
-    of_tcga = pl.col(CASE).str.starts_with("TCGA-")
+    project = pl.when(pl.col(CASE).str.starts_with("TCGA-")).then(pl.lit("TCGA-KIRC"))
     races = [c for c in FEATURES if c.startswith("race_")]
     race = pl.coalesce(pl.when(pl.col(c) == 1).then(pl.lit(c.removeprefix("race_"))) for c in races)
+    decade = pl.col("age_diag").cast(pl.Int64).cast(pl.String)  # a code: not an age to be banded
     return [
-        pl.when(of_tcga)
-        .then(pl.lit("TCGA-KIRC"))
-        .otherwise(pl.lit("CPTAC-CCRCC"))
-        .alias("project"),
+        project.otherwise(pl.lit("CPTAC-CCRCC")).alias("project"),
         race.alias("race"),
-        (pl.lit("decade ") + pl.col("age_diag").cast(pl.Int64).cast(pl.String)).alias(
-            "age"
-        ),  # a code, no number
+        (pl.lit("decade ") + decade).alias("age"),
     ]
 
 
