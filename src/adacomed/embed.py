@@ -37,6 +37,12 @@ LONGEST = 50_000  # characters (bytes in files) of the texts that are read at on
 Progress = Callable[[int, int], None]  # (items embedded now, items to embed now)
 
 
+def known_store(cohort: Cohort, asked: Path | None) -> Path | None:
+    """Where to look for vectors of new patients: as asked, else the cohort's own if it has one."""
+    own = cohort.root / STORE
+    return asked or (own if own.is_dir() else None)
+
+
 @dataclass(frozen=True)
 class Embedded:
     """What an embedding run did.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from numpy.typing import NDArray
 
 from adacomed.cohort.cohort import Cohort
 from adacomed.errors import InputError, nearest
+from adacomed.evaluation.conformal import Sets, as_lists
+from adacomed.evaluation.recalibration import NONE, Calibrator
 from adacomed.models.batch import Output
 from adacomed.schema import EmbeddingCard, ModalityCard, Predictions, prob_column
 from adacomed.training.checkpoint import Run
 from adacomed.training.loader import Inputs, gather
+from adacomed.training.outcome import Classes, Findings, Outcome, Threshold
+from adacomed.training.rows import finding_rows, survival_rows
 from adacomed.training.trained import Trained, correct_prior
 
 
@@ -39,9 +44,43 @@ def forward(trained: Trained, inputs: Inputs, *, batch_size: int = 256) -> Outpu
     return correct_prior(Output.concatenate(parts).detach(), trained.log_prior)
 
 
-def probabilities(output: Output) -> NDArray[np.float64]:
-    """(N, K) class probabilities of an output's logits."""
-    return torch.softmax(output.logits.double(), dim=-1).numpy()
+def probabilities(output: Output, trained: Trained | None = None) -> NDArray[np.float64]:
+    """(N, K) class probabilities of an output's logits.
+
+    Of findings (N, J), each of its own; of survival (N, 2), no event and the event by the horizon.
+
+    Args:
+        trained: the method that the output is of: what its logits say, and its calibrator is
+            applied, as it is in every predictions table. None: classes, as the logits say.
+    """
+    outcome = Classes() if trained is None else trained.outcome
+    prob = outcome.probabilities(output.logits)
+    if trained is None or trained.calibrator is None:
+        return prob
+    return trained.calibrator.apply(prob)
+
+
+def predict(run: Run, inputs: Inputs, *, split: str = "new", batch_size: int = 256) -> pl.DataFrame:
+    """The rows of predictions.parquet for N patients by a finished run.
+
+    Raises:
+        InputError: as `forward`.
+    """
+    trained = run.trained
+    output = forward(trained, inputs, batch_size=batch_size)
+    return prediction_frame(
+        inputs,
+        probabilities(output, trained),
+        output=output,
+        outcome=trained.outcome,
+        sets=trained.sets,
+        calibrator=trained.calibrator,
+        task=run.task,
+        method=run.method,
+        split=split,
+        threshold=trained.threshold,
+        seed=int(run.meta["seed"]),
+    )
 
 
 def prediction_frame(
@@ -49,10 +88,13 @@ def prediction_frame(
     prob: NDArray[np.float64],
     *,
     output: Output | None = None,
+    sets: Sets | None = None,
+    outcome: Outcome | None = None,
+    calibrator: Calibrator | None = None,
     task: str,
     method: str,
     split: str,
-    threshold: float,
+    threshold: Threshold,
     repeat: int = 0,
     fold: int = 0,
     seed: int = 0,
@@ -61,9 +103,22 @@ def prediction_frame(
 
     Args:
         inputs: who they are and what each has.
-        prob: (N, K).
+        prob: (N, K), calibrated.
         output: the branches, s, weights and router of a neural method.
+        sets: fitted prediction sets of such probabilities; None leaves the column empty.
+        outcome: what the method's head says (`Trained.outcome`); None: what the task of `inputs`
+            asks. Findings give a row each, N · J rows; survival adds times and curves.
+        calibrator: that made `prob`; the branches' log-odds are put on the same scale, so that a
+            threshold cuts them where it cuts `prob`. For temperature and platt their mixture by w
+            is then still the log-odds of `prob`.
     """
+    outcome = outcome or inputs.outcome
+    if not isinstance(outcome, Classes):
+        make = partial(prediction_frame, method=method, split=split, repeat=repeat, fold=fold)
+        make = partial(make, seed=seed)
+        if isinstance(outcome, Findings):
+            return finding_rows(make, inputs, prob, output, outcome, task, threshold)
+        return survival_rows(make, inputs, prob, output, outcome, task, threshold)
     K = prob.shape[1]
     names = np.array(list(inputs.vectors))
     columns: dict[str, object] = {
@@ -76,7 +131,7 @@ def prediction_frame(
     }
     if K > 2:
         columns |= {prob_column(k): prob[:, k] for k in range(K)}
-    columns |= _branches(output, K, len(inputs))
+    columns |= _branches(output, K, len(inputs), calibrator)
     columns |= {
         Predictions.PRESENT: [names[row].tolist() for row in inputs.present],
         Predictions.THRESHOLD: [threshold] * len(inputs),
@@ -84,6 +139,7 @@ def prediction_frame(
         Predictions.FOLD: [fold] * len(inputs),
         Predictions.SEED: [seed] * len(inputs),
         Predictions.METHOD: [method] * len(inputs),
+        Predictions.SET: [None] * len(inputs) if sets is None else as_lists(sets.sets(prob)),
     }
     return pl.DataFrame(columns, schema_overrides=_TYPES, strict=False)
 
@@ -98,16 +154,22 @@ _TYPES: dict[str, Any] = {
     Predictions.ROUTER: pl.List(pl.Float64),
     Predictions.SPREAD: pl.Float64,
     Predictions.PRESENT: pl.List(pl.String),
+    Predictions.SET: pl.List(pl.Int64),
 }
 
 
-def _branches(output: Output | None, K: int, n: int) -> dict[str, object]:
+def _branches(
+    output: Output | None, K: int, n: int, calibrator: Calibrator | None
+) -> dict[str, object]:
     """Branch columns; a method without a branch leaves nulls, so that all methods stack."""
     nothing = [None] * n
 
     def log_odds(logits: torch.Tensor | None) -> object:
         if logits is None or K > 2:
             return nothing
+        if calibrator is not None and calibrator.kind != NONE:
+            prob = calibrator.apply(torch.softmax(logits.double(), dim=-1).numpy())
+            return np.log(prob[:, 1]) - np.log(prob[:, 0])
         return (logits[:, 1] - logits[:, 0]).double().numpy()
 
     def values(x: torch.Tensor | None) -> object:

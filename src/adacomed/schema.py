@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 # ---- splits -------------------------------------------------------------------------------------
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
+CEILING = "bayes"  # the method that knows a simulated cohort's true probabilities
 
 
 # ---- columns ------------------------------------------------------------------------------------
@@ -30,6 +31,7 @@ class Labels:
     SAMPLE_ID = "sample_id"
     TASK = "task"
     LABEL = "label"  # integer class, 0 … K−1; binary: 1 is the positive class
+    TIME = "time"  # survival: of the event (label 1), or when the patient was last seen (label 0)
     BAYES_PROB = "bayes_prob"  # simulated cohorts only: P(label = 1 | all modalities), the ceiling
 
 
@@ -67,6 +69,7 @@ class Predictions:
     TIME = "time"  # survival: when the event, or the last sight of the patient, was (task's unit)
     SURVIVAL = "survival"  # list[float]: P(no event by the end of each interval)
     INTERVALS = "intervals"  # list[float]: those ends; label says whether `time` is an event's
+    HORIZON = "horizon"  # survival: the time, one of those ends, by which `prob` is the risk
     KEPT = "kept"  # stress.parquet, list[str]: modalities not taken away from anyone
     NOISE = "noise"  # stress.parquet: deviation of the noise added, in training deviations
 
@@ -150,12 +153,18 @@ class TaskCard(Card):
     """One task: where its label is and what counts as positive.
 
     With `column` the label is read from the cohort's table; without, from labels.parquet under the
-    task's own name (already integers). `positive` makes a binary task (everything else that is not
-    missing is negative, unless `negative` names it); `classes` lists the classes of a multi-class
-    task in order.
+    task's own name (already integers). `positive` makes a binary task (the rest is negative, unless
+    `negative` names it), `classes` a multi-class one, in its order. `findings`, columns that may
+    all be positive (or name: column), make a multi-label task. `time`, the column of when the event
+    or the last sight of the patient was, makes a survival task: `column` says whether it happened.
     """
 
     column: str | None = None
+    findings: list[str] | dict[str, str] | None = None
+    time: str | None = None
+    intervals: int | None = Field(None, ge=1, le=100)  # of time, each with a hazard
+    horizon: float | None = Field(None, gt=0)  # the time whose risk is the probability
+    unit: str = ""  # of time
     table: Path | None = None  # where `column` is, if not in the cohort's table; keyed by sample
     positive: str | int | float | bool | None = None
     negative: str | int | float | bool | None = None
@@ -170,9 +179,8 @@ class TaskCard(Card):
 
 
 class TabularCard(Card):
-    """Columns of the cohort's table, or of a table of its own, keyed by sample_id; or summary
-    statistics of a series of the cohort, `hr mean` and so on: all, or those that `columns` names.
-    """
+    """Columns of the cohort's table, or of its own, keyed by sample_id; or statistics of a series,
+    `hr mean` and so on: all, or those that `columns` names."""
 
     kind: Literal["tabular"]
     columns: list[str] = []
@@ -188,9 +196,8 @@ class TabularCard(Card):
         if not self.columns and self.summarise is None:
             raise ValueError("name at least one of the table's columns:, or a series to summarise:")
         if self.summarise is not None and (self.table or self.categorical or self.missing):
-            raise ValueError(
-                "summarise: makes numbers of a series; leave out table:, categorical: and missing:"
-            )
+            given = "table:, categorical: and missing:"
+            raise ValueError(f"summarise: makes numbers of a series; leave out {given}")
         return self
 
 
@@ -208,11 +215,9 @@ class TextCard(Card):
 
 
 class EmbeddingCard(Card):
-    """The user's own vectors.
-
-    `root` is a parquet file with sample_id and vector (and item), or a folder of .npz/.npy files:
-    `<sample_id>.npz`, `<sample_id>-<item>.npz`, or the names in `column` of the table.
-    """
+    """The user's own vectors: `root` is a parquet file with sample_id and vector (and item), or a
+    folder of .npz/.npy files: `<sample_id>.npz`, `<sample_id>-<item>.npz`, or the names in `column`
+    of the table."""
 
     kind: Literal["embedding"]
     root: Path
@@ -224,9 +229,9 @@ class FileCard(Card):
     """Raw files, their paths below `root` in a column: of the cohort's table (one per sample), or
     of a table of its own, keyed by sample_id (several per sample, pooled at load).
 
-    An image is a PNG, JPEG or DICOM file; a volume a NIfTI file or a folder with one DICOM series;
-    a slide whatever openslide reads. `time` (hours from the index time) and `view` (such as AP) are
-    columns beside `column`, for models that read images themselves.
+    An image is PNG, JPEG or DICOM; a volume NIfTI or a folder with one DICOM series; a slide what
+    openslide reads. `time` (hours from the index time) and `view` (such as AP) are columns beside
+    `column`, for models that read images themselves.
     """
 
     kind: Literal["image", "volume", "slide"]
@@ -239,11 +244,9 @@ class FileCard(Card):
 
 
 class SeriesCard(Card):
-    """Measurements over time, in a table of its own (parquet or csv).
-
-    Long: one row per measurement, with the columns named by `sample`, `time`, `variable`, `value`.
-    Wide: `columns` names one column per variable, a row per sample and time.
-    """
+    """Measurements over time, in a table of its own (parquet or csv). Long: a row per measurement,
+    with the columns named by `sample`, `time`, `variable`, `value`. Wide: `columns` names one
+    column per variable, a row per sample and time."""
 
     kind: Literal["series"]
     table: Path

@@ -13,6 +13,7 @@ from adacomed.models.small.scores import ScoreSmall, sources_of
 from adacomed.models.small.trees import FROZEN
 from adacomed.training.fit import evaluate
 from adacomed.training.neural import fill_bank
+from adacomed.training.questions import questions
 from adacomed.training.scores import cross_fit, fit_scores, inner_splits, stack_weights
 
 from .check_model import check_model
@@ -141,7 +142,8 @@ def test_few_patients_of_a_class_leave_a_source_silent():
     here = np.ones(40, bool)
     here[np.flatnonzero(y == 1)[4:]] = False
     splits = inner_splits(y, np.arange(40).astype(str), 0)
-    assert cross_fit("logistic", x.astype(float), y, here, splits, 2, 0) is None
+    [asked] = questions(torch.from_numpy(y), "classes")
+    assert cross_fit("logistic", x.astype(float), asked, here, splits, 2, 0) is None
 
 
 def test_stack_weights_find_the_source_that_knows():

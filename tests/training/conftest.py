@@ -6,8 +6,23 @@ import pytest
 
 from adacomed.cohort.split import Fold
 from adacomed.config import Experiment, parse
+from adacomed.schema import CohortCard
 from adacomed.training.checkpoint import load_run, save_run, written_whole
 from adacomed.training.loader import Inputs
+
+CARD = CohortCard.model_validate(
+    {
+        "name": "c",
+        "table": "t.csv",
+        "subject": "id",
+        "tasks": {"task": {}},
+        "modalities": {
+            "a": {"kind": "embedding", "root": "a"},
+            "b": {"kind": "embedding", "root": "b"},
+            "clinical": {"kind": "tabular", "columns": ["age", "ward"]},
+        },
+    }
+)
 
 
 def make_inputs(n: int = 120, *, classes: int = 2, seed: int = 0) -> Inputs:

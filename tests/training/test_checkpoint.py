@@ -11,27 +11,12 @@ from adacomed.errors import InputError
 from adacomed.inference import forward, probabilities
 from adacomed.models.baselines import meta_transformer
 from adacomed.models.raw import VectorShape
-from adacomed.schema import CohortCard, RunFiles
+from adacomed.schema import RunFiles
 from adacomed.training import neural
-from adacomed.training.checkpoint import load_run, save_run, written_whole
+from adacomed.training.checkpoint import load_run, save_run, write_json, written_whole
 from adacomed.training.methods import Problem, run_method
 
-from .conftest import make_experiment, make_fold, make_inputs
-
-CARD = CohortCard.model_validate(
-    {
-        "name": "c",
-        "table": "t.csv",
-        "subject": "id",
-        "tasks": {"task": {}},
-        "modalities": {
-            "a": {"kind": "embedding", "root": "a"},
-            "b": {"kind": "embedding", "root": "b"},
-            "clinical": {"kind": "tabular", "columns": ["age", "ward"]},
-        },
-    }
-)
-
+from .conftest import CARD, make_experiment, make_fold, make_inputs
 
 FUSED = ["adacomed", "small", "large-ensemble", "average", "b-large"]
 RIVALS = ["flex-moe", "healnet", "meta-transformer", "onellm", "multimodal-pred"]
@@ -249,3 +234,9 @@ def test_a_wrong_file_of_published_weights(trunk):
     trunk.unlink()
     with pytest.raises(InputError, match=r"trunk\.pth: not readable"):
         train()
+
+
+def test_json_has_no_nan(tmp_path):
+    file = tmp_path / "a.json"
+    write_json(file, {"a": [float("nan"), 1.5], "b": {"c": float("inf")}, "d": (2, None)})
+    assert json.loads(file.read_text()) == {"a": [None, 1.5], "b": {"c": None}, "d": [2, None]}

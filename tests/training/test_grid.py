@@ -116,7 +116,7 @@ def test_a_variant_may_be_kept_as_a_run(tmp_path: Path) -> None:
     assert run.method == VARIANTS[1]
     test = one.collect().filter(split="test", method=VARIANTS[1])
     inputs = one.inputs.take(one.folds[0].test)
-    prob = probabilities(forward(run.trained, inputs))[:, 1]
+    prob = probabilities(forward(run.trained, inputs), run.trained)[:, 1]
     assert np.array_equal(prob, test[Predictions.PROB])
 
 

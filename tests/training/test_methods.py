@@ -14,7 +14,8 @@ from adacomed.models.weighting import STRATEGIES
 from adacomed.schema import Predictions
 from adacomed.training.methods import Problem, run_method
 from adacomed.training.names import method_names
-from adacomed.training.selection import clearly_better, plan
+from adacomed.training.plan import plan
+from adacomed.training.selection import clearly_better
 
 from .conftest import make_experiment, make_fold, make_inputs
 

@@ -456,7 +456,7 @@ def run(
     before, after = forward(result.trained, prepared.inputs), forward(run.trained, prepared.inputs)
     assert torch.equal(before.logits, after.logits)
     test = result.predictions.filter(pl.col("split") == "test")["prob"].to_numpy()
-    assert test == pytest.approx(probabilities(after)[FOLD.test, 1], abs=1e-9)
+    assert test == pytest.approx(probabilities(after, run.trained)[FOLD.test, 1], abs=1e-9)
     return run
 
 

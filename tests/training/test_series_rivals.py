@@ -55,7 +55,8 @@ def trained(folder: Path, method: str, path: Path, **settings: Any) -> Run:
 def predict(run: Run, path: Path, rows: list[int] | None = None) -> np.ndarray:
     cohort = load_cohort(path, labels=False)
     cohort = cohort if rows is None else cohort.take(np.array(rows))
-    return probabilities(forward(run.trained, gather_for(run, cohort)))[:, 1]
+    output = forward(run.trained, gather_for(run, cohort))
+    return probabilities(output, run.trained)[:, 1]
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,9 @@ from adacomed.cohort.reading import (
     read_samples,
     read_task,
 )
+from adacomed.cohort.tasks import assert_learnable, kind_of
 from adacomed.errors import InputError
-from adacomed.schema import SPLITS, CohortCard, Labels
+from adacomed.schema import SPLITS, CohortCard, Labels, finding_task
 
 TINY = 10  # fewer patients of a class than this: no honest interval comes of them
 _DAY, _MONTH, _YEAR = r"(0?[1-9]|[12]\d|3[01])", r"(0?[1-9]|1[0-2])", r"(19|20)\d\d"
@@ -50,11 +51,11 @@ def check(path: Path) -> CheckReport:
     report.add(twice, "samples that occur more than once")
     report.warnings += list(_identifying(samples)) + list(_missing_split(card, samples))
     report.add(_two_splits(samples), "subjects in two splits")
-    targets = {}
+    targets: dict[str, np.ndarray] = {}
     for task in card.tasks:
         found = report.attempt(read_task, card, task, file.parent, samples, strict=True)
         if found is not None:
-            targets[task] = _task(report, samples, task, *found)
+            targets |= _targets(report, card, samples, task, *found)
     present: dict[str, np.ndarray] = {}
     for modality in card.modalities:
         report.errors += leaks(card, modality)
@@ -102,19 +103,42 @@ def _two_splits(samples: pl.DataFrame) -> list[str]:
     return [f"subject {s!r} is in two splits: {', '.join(names)}" for s, names in torn.rows()]
 
 
+def _targets(
+    report: CheckReport,
+    card: CohortCard,
+    samples: pl.DataFrame,
+    task: str,
+    found: pl.DataFrame,
+    names: tuple[str, ...],
+) -> dict[str, np.ndarray]:
+    """What each column of a task's labels says, by the name of the task or of the finding."""
+    kind = kind_of(card.tasks[task])
+    if kind == "findings":
+        tasks = [finding_task(task, name) for name in names]
+        states = ("absent", "present")
+        return {t: _task(report, samples, t, found.filter(task=t), states) for t in tasks}
+    return {task: _task(report, samples, task, found, names, kind == "survival")}
+
+
 def _task(
     report: CheckReport,
     samples: pl.DataFrame,
     task: str,
     found: pl.DataFrame,
     classes: tuple[str, ...],
+    survival: bool = False,
 ) -> np.ndarray:
     """Prevalence of one task, and what is wrong with it; its target, (N,)."""
     once = found.unique(SAMPLE, keep="none")  # whose sample id is there twice has no clear label
     mine = samples.join(once, on=SAMPLE, how="left", maintain_order="left", suffix=" of the task")
     name = Labels.LABEL if Labels.LABEL not in samples.columns else f"{Labels.LABEL} of the task"
     target = mine[name].fill_null(coding.UNLABELLED).to_numpy()
-    report.attempt(coding.assert_learnable, target, mine[SUBJECT].to_numpy(), task)
+    if survival:  # everyone may have had the event
+        truth = np.stack([target, np.where(target < 0, np.nan, target)], axis=1)
+        subjects = mine[SUBJECT].to_numpy()
+        report.attempt(assert_learnable, truth, "survival", classes, subjects, task)
+    else:
+        report.attempt(coding.assert_learnable, target, mine[SUBJECT].to_numpy(), task)
     missing = int((target == coding.UNLABELLED).sum())
     if missing:
         report.warnings.append(f"task {task!r}: {missing} of {len(mine)} samples have no label")

@@ -23,6 +23,7 @@ from adacomed.cohort.reading import (
     read_task,
 )
 from adacomed.cohort.table import require_columns
+from adacomed.cohort.tasks import assert_learnable, kind_of, strata
 from adacomed.cohort.vectors import list_items, pool
 from adacomed.errors import InputError, nearest
 from adacomed.schema import (
@@ -34,6 +35,7 @@ from adacomed.schema import (
     Samples,
     TabularCard,
     TextCard,
+    finding_task,
 )
 
 SAMPLE, SUBJECT = Samples.SAMPLE_ID, Samples.SUBJECT_ID
@@ -55,8 +57,9 @@ class Cohort:
         root: its folder; relative paths in the card start here.
         samples: N rows: sample_id, subject_id, split (null where there is none), and the table's
             own columns.
-        labels: sample_id, task, label (class 0 … K−1)[, bayes_prob], one row per labelled sample.
-        class_names: of every task, in the order of the labels.
+        labels: sample_id, task, label (class 0 … K−1)[, time, bayes_prob], one row per labelled
+            sample; a multi-label task's findings are a task each here.
+        class_names: of every task, in the order of the labels; of a multi-label task its findings.
     """
 
     card: CohortCard
@@ -88,9 +91,34 @@ class Cohort:
         return self.class_names[self.task_name(task)]
 
     def target(self, task: str) -> NDArray[np.int64]:
-        """Class of every sample, (N,) int64; −1 where unlabelled."""
+        """Class of every sample, (N,) int64; −1 where unlabelled.
+
+        Of findings and survival it is what a split keeps in proportion (`tasks.strata`).
+        """
+        truth = self.truth(task)
+        if truth is not None:
+            kind = kind_of(self.card.tasks[self.task_name(task)])
+            return strata(truth, kind, self.samples[SUBJECT].to_numpy())
         column = self._labels_of(task)[Labels.LABEL].fill_null(coding.UNLABELLED)
         return column.to_numpy().astype(np.int64)
+
+    def truth(self, task: str) -> NDArray[np.float64] | None:
+        """What was seen of every sample where the task is none of classes, NaN where unlabelled.
+
+        Findings: (N, J) 0 or 1. Survival: (N, 2), time and whether the event happened then.
+        """
+        task = self.task_name(task)
+        kind = kind_of(self.card.tasks[task])
+        if kind == "classes":
+            return None
+        if kind == "findings":
+            names = [finding_task(task, finding) for finding in self.class_names[task]]
+            columns = [self._rows_of(name)[Labels.LABEL] for name in names]
+        else:
+            mine = self._rows_of(task)
+            columns = [mine[Labels.TIME], mine[Labels.LABEL]]
+        floats = [c.cast(pl.Float64).fill_null(float("nan")).to_numpy() for c in columns]
+        return np.stack(floats, axis=1)
 
     def bayes_prob(self, task: str) -> NDArray[np.float64] | None:
         """P(label = 1) under the generator, (N,), NaN where unlabelled; simulated cohorts only."""
@@ -179,7 +207,10 @@ class Cohort:
         return found
 
     def _labels_of(self, task: str) -> pl.DataFrame:
-        mine = self.labels.filter(pl.col(Labels.TASK) == self.task_name(task))
+        return self._rows_of(self.task_name(task))
+
+    def _rows_of(self, name: str) -> pl.DataFrame:
+        mine = self.labels.filter(pl.col(Labels.TASK) == name)
         return self.samples.select(SAMPLE).join(mine, on=SAMPLE, how="left", maintain_order="left")
 
     def _modality(self, name: str, kind: type[C] | UnionType) -> C:
@@ -215,6 +246,11 @@ def load_cohort(path: Path, *, labels: bool = True) -> Cohort:
     cohort = Cohort(card, file.parent, samples, pl.concat(parts, how="diagonal"), names, not labels)
     if labels:
         require_columns(samples, card.groups, f"{file.parent / card.table} (groups:)")
-        for task in card.tasks:
-            coding.assert_learnable(cohort.target(task), samples[SUBJECT].to_numpy(), task)
+        subjects = samples[SUBJECT].to_numpy()
+        for task, part in card.tasks.items():
+            truth = cohort.truth(task)
+            if truth is None:
+                coding.assert_learnable(cohort.target(task), subjects, task)
+            else:
+                assert_learnable(truth, kind_of(part), names[task], subjects, task)
     return cohort

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from adacomed.cohort import labels as coding
+from adacomed.cohort import tasks
 from adacomed.cohort.table import as_text, code_column, read_table, require_columns
 from adacomed.config import parse, read_yaml
 from adacomed.errors import InputError, nearest
@@ -103,9 +104,10 @@ def leaks(card: CohortCard, modality: str) -> list[str]:
     """One message for each label, id or split column (or a column twice) among the inputs."""
     inputs = input_columns(card, modality)
     found = [
-        f"modality {modality!r}: column {task.column!r} is the label of task {name!r}, take it out"
+        f"modality {modality!r}: column {column!r} is the label of task {name!r}, take it out"
         for name, task in card.tasks.items()
-        if task.column in inputs
+        for column in tasks.label_columns(task)
+        if column in inputs
     ]
     found += [
         f"modality {modality!r}: column {column!r} is listed twice"
@@ -133,7 +135,9 @@ def assert_no_leak(card: CohortCard) -> None:
 def read_task(
     card: CohortCard, task: str, root: Path, samples: pl.DataFrame, *, strict: bool
 ) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """One task's labels (sample_id, task, label[, bayes_prob]) and the names of its classes.
+    """One task's labels (sample_id, task, label[, time, bayes_prob]) and the names of its classes.
+
+    The labels of several findings are one task each, `schema.finding_task`, and the names theirs.
 
     Args:
         strict: False for new patients: labels may be absent.
@@ -141,9 +145,19 @@ def read_task(
         InputError: no such column or file, a value that never occurs, an unclear coding.
     """
     part = card.tasks[task]
+    tasks.assert_meaning(part, task)
+    if part.findings is not None:
+        columns = {
+            finding: _label_column(card, task, column, root, samples, strict)
+            for finding, column in tasks.finding_columns(part).items()
+        }
+        return tasks.code_findings(samples, columns, task, part, strict=strict)
     if part.column is None:
         return _labels_file(card, task, root, samples, strict)
     column = _label_column(card, task, part.column, root, samples, strict)
+    if part.time is not None:
+        time = _label_column(card, task, part.time, root, samples, strict)
+        return tasks.code_survival(samples, column, time, task, part, strict=strict)
     target, names = coding.code_task(column, task, part, strict=strict)
     coded = samples.select(
         SAMPLE, pl.lit(task).alias(Labels.TASK), pl.Series(Labels.LABEL, target, dtype=pl.Int64)

@@ -8,6 +8,7 @@ import polars as pl
 
 from adacomed.cohort.cohort import Cohort
 from adacomed.cohort.items import FileSource, SeriesSource, Source, TextSource, fingerprints
+from adacomed.cohort.tasks import label_columns
 from adacomed.encoders.prompt import load_template, render
 from adacomed.schema import FileCard, Samples, SeriesCard, TabularCard, TextCard
 
@@ -48,7 +49,7 @@ def modality_source(cohort: Cohort, modality: str, store: Path | None = None) ->
 
 def prompted(cohort: Cohort, modality: str, card: TabularCard) -> list[str | None]:
     """Every row of a table as text, (N,); None where nothing is recorded."""
-    labels = {task.column or name for name, task in cohort.card.tasks.items()}
+    labels = {c for name, t in cohort.card.tasks.items() for c in label_columns(t) or [name]}
     template = load_template(card.prompt or DEFAULT_PROMPT, cohort.root)
     return render(cohort.table(modality), template, forbidden=labels)
 

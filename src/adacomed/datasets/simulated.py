@@ -38,8 +38,9 @@ from scipy.special import expit, softmax
 from scipy.stats import norm
 
 from adacomed.cohort.split import holdout
+from adacomed.datasets.simulated_tasks import TASKS
 from adacomed.datasets.write import assert_writable, vector_table, write_cohort
-from adacomed.errors import InputError
+from adacomed.errors import InputError, nearest
 from adacomed.schema import (
     TEST,
     TRAIN,
@@ -116,6 +117,7 @@ def build(
     modalities: int = 3,
     seed: int = 0,
     missing: float | None = None,
+    task: str = TASK,
 ) -> CohortCard:
     """Write a simulated cohort folder (see the module's text for the generator).
 
@@ -126,6 +128,7 @@ def build(
         seed: decides everything; one seed gives one cohort.
         missing: chance in [0, .9] that a vector modality is absent, completely at random; None: the
             pattern of the module's text. The share seen is lower, as everyone keeps one.
+        task: outcome, or findings or survival (`simulated_tasks.py`) of the same patients.
     Raises:
         InputError: too few samples or modalities, a rate outside [0, .9], or `out` holds something
             else.
@@ -138,15 +141,25 @@ def build(
             f"simulated: asked for a rate of missing modalities of {missing:g}; 0 to "
             f"{MOST_MISSING} would work, or none for the generator's own pattern"
         )
+    if task not in (TASK, *TASKS):
+        raise InputError(f"simulated: no task {task!r}{nearest(task, (TASK, *TASKS))}")
     assert_writable(out)
     people = simulate(samples, modalities, seed, missing)
     ids = [f"s{n:0{len(str(samples))}d}" for n in range(samples)]
-    _, test = holdout(people.label, np.array(ids), fraction=TEST_FRACTION, seed=seed)
+    other = None
+    if task in TASKS:
+        other = TASKS[task](people.severity, people.a, people.b, seed)
+    label = people.label if other is None else other.label
+    _, test = holdout(label, np.array(ids), fraction=TEST_FRACTION, seed=seed)
     split = np.where(np.isin(np.arange(samples), test), TEST, TRAIN)
     columns = {Samples.SAMPLE_ID: ids, Samples.SUBJECT_ID: ids, Samples.SPLIT: split}
     truth = {Labels.LABEL: people.label, Labels.BAYES_PROB: people.evidence.posterior()}
     labels = pl.DataFrame({Labels.SAMPLE_ID: ids, Labels.TASK: [TASK] * samples, **truth})
     card = _card(modalities, seed, missing)
+    if other is not None:
+        labels, people.table = labels.clear(), {**people.table, **other.columns}
+        changed = {"tasks": {task: other.card}, "labels": None, "notes": "Simulated."}
+        card = card.model_copy(update=changed)
     tables = {
         name: vector_table(
             [i for i, here in zip(ids, people.present[name], strict=True) if here],

@@ -37,7 +37,7 @@ class AdaCoMed(nn.Module):
         bank: fixed candidates of Eq. 4; None: the batch itself, as in `paper`.
         temperature: τ of Eq. 4.
         score: "own" is Eq. 4; "mean_negative" is the released code's.
-        mix: what Eq. 7 mixes, the branches' "logits" or their "probabilities".
+        mix: what Eq. 7 mixes, the branches' "logits", "probabilities" or "sigmoids".
         head_init: start p and f so that f(z_small) equals the pretrained logits.
         modality_dropout: chance that the large branch misses a modality in a training step.
         masks: False (an ablation): an absent modality is a zero vector that counts as present.
@@ -55,7 +55,7 @@ class AdaCoMed(nn.Module):
         bank: Bank | None,
         temperature: float = 0.07,
         score: Literal["own", "mean_negative"] = "own",
-        mix: Literal["logits", "probabilities"] = "logits",
+        mix: Literal["logits", "probabilities", "sigmoids"] = "logits",
         head_init: bool = True,
         modality_dropout: float = 0.0,
         masks: bool = True,

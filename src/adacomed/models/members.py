@@ -18,10 +18,14 @@ class Members(nn.Module):
     Few patients make one seed's luck a part of the result; the mean of a few has less of it, and
     their spread says how much of it there is. The joint spaces differ between members, so z_large
     and z_small are left out.
+
+    Args:
+        sigmoids: every logit is a log-odds of its own, not one class against the others.
     """
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
+    def __init__(self, members: Sequence[nn.Module], *, sigmoids: bool = False) -> None:
         super().__init__()
+        self.sigmoids = sigmoids
         self.members = nn.ModuleList(members)
 
     def forward(self, batch: Batch) -> Output:
@@ -30,7 +34,9 @@ class Members(nn.Module):
         means = {name: _mean([getattr(o, name) for o in outputs]) for name in _AVERAGED}
         logits = torch.stack([o.logits for o in outputs])  # (members, B, K)
         K = logits.shape[-1]
-        against = (logits - logits.mean(dim=-1, keepdim=True)) * K / (K - 1)
+        against = logits
+        if not self.sigmoids:
+            against = (logits - logits.mean(dim=-1, keepdim=True)) * K / (K - 1)
         spread = against.std(dim=0, correction=0).amax(dim=-1)
         return Output(**means, spread=spread)  # type: ignore[arg-type]
 

@@ -66,7 +66,7 @@ class Preset:
     k: float = 4.0
     detach: bool = True
     batch_mean: bool = False
-    mix: Literal["logits", "probabilities"] = "logits"
+    mix: Literal["logits", "probabilities", "sigmoids"] = "logits"  # the last: no classes
     # optimisation
     optimizer: Literal["adam", "adamw"] = "adamw"
     lr: float = 1e-3

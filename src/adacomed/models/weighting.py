@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Weights = tuple[Tensor, Tensor]
 TABLE_1 = ("ensemble", "learnable", "inverse", "gaussian", "threshold")
@@ -117,14 +118,26 @@ def to_ranks(s: Tensor, scale: Tensor) -> Tensor:
 
 
 def mixture(
-    large: Tensor, small: Tensor, weights: Weights, mix: Literal["logits", "probabilities"]
+    large: Tensor,
+    small: Tensor,
+    weights: Weights,
+    mix: Literal["logits", "probabilities", "sigmoids"],
 ) -> Tensor:
-    """Inside Eq. 7: the weighted branches, (B, K) each, as logits (B, K)."""
+    """Inside Eq. 7: the weighted branches, (B, K) each, as logits (B, K).
+
+    Args:
+        mix: "probabilities" of classes, or "sigmoids", where every column has its own.
+    """
     wl, ws = weights[0][:, None], weights[1][:, None]
     if mix == "logits":
         return wl * large + ws * small
     # log-probabilities are logits of the mixture; logaddexp keeps a weight of zero finite
     tiny = torch.finfo(large.dtype).tiny
+    if mix == "sigmoids":
+        log_wl, log_ws = wl.clamp_min(tiny).log(), ws.clamp_min(tiny).log()
+        yes = torch.logaddexp(F.logsigmoid(large) + log_wl, F.logsigmoid(small) + log_ws)
+        no = torch.logaddexp(F.logsigmoid(-large) + log_wl, F.logsigmoid(-small) + log_ws)
+        return yes - no
     return torch.logaddexp(
         large.log_softmax(-1) + wl.clamp_min(tiny).log(),
         small.log_softmax(-1) + ws.clamp_min(tiny).log(),

@@ -27,7 +27,7 @@ from adacomed.models.baselines.single import SingleLarge
 from adacomed.models.members import Members
 from adacomed.models.presets import Preset, build_adacomed
 from adacomed.models.small.multimodal_pred import build_multimodal_pred
-from adacomed.models.small.scores import SCORED, ScoreSmall, sources_of
+from adacomed.models.small.scores import SCORED, Asked, ScoreSmall, sources_of
 from adacomed.models.small.shallow import ShallowSmall
 from adacomed.training.scaling import FittedInputs
 
@@ -43,7 +43,8 @@ def build_from_spec(spec: dict[str, Any], fitted: FittedInputs, classes: int) ->
     """An untrained model of the shape that `spec` and the fitted inputs describe."""
     if spec.get("members", 1) > 1 and spec["model"] != "average":
         one = {**spec, "members": 1}
-        return Members([build_from_spec(one, fitted, classes) for _ in range(spec["members"])])
+        made = [build_from_spec(one, fitted, classes) for _ in range(spec["members"])]
+        return Members(made, sigmoids=spec.get("sigmoids", False))
     return BUILDERS[spec["model"]](spec, fitted, classes)
 
 
@@ -65,7 +66,7 @@ def build_small(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> Sma
             resnet=settings["resnet"],
         )
     if settings["kind"] in SCORED:
-        return _scores(settings, fitted, classes)
+        return _scores(settings, fitted, classes, spec.get("asked", "classes"))
     return ShallowSmall(
         _chosen(fitted.small_widths, named),
         width=width,
@@ -74,7 +75,9 @@ def build_small(spec: dict[str, Any], fitted: FittedInputs, classes: int) -> Sma
     )
 
 
-def _scores(settings: dict[str, Any], fitted: FittedInputs, classes: int) -> ScoreSmall:
+def _scores(
+    settings: dict[str, Any], fitted: FittedInputs, classes: int, asked: Asked
+) -> ScoreSmall:
     """Classical models as a small model; "stack" reads all modalities unless some are named."""
     there = {
         **fitted.widths,
@@ -87,7 +90,7 @@ def _scores(settings: dict[str, Any], fitted: FittedInputs, classes: int) -> Sco
     tables = {name: P for name, P in read.items() if name in fitted.tables}
     vectors = [name for name in read if name not in tables]
     sources = sources_of(settings["kind"], list(tables), vectors)
-    return ScoreSmall(sources, tables, classes=classes)
+    return ScoreSmall(sources, tables, classes=classes, asked=asked)
 
 
 def _chosen(there: Mapping[str, T], named: Sequence[str] | None) -> dict[str, T]:
@@ -189,6 +192,23 @@ def restore(model: nn.Module, weights: dict[str, Tensor]) -> None:
     if unknown := weights.keys() - wanted:  # one of a frozen model's too
         raise RuntimeError(f"unknown weights: {min(unknown)}")
     model.load_state_dict(weights, strict=False)
+
+
+def start_at_base(model: nn.Module, columns: int) -> nn.Module:
+    """Zero the head of a fresh model of sigmoids, so that it starts by saying the base (`outcome`).
+
+    Random weights of many columns add up to an order of the patients that means nothing, and that a
+    small cohort does not train long enough to forget. A model without a `head` stays as it is.
+
+    Args:
+        columns: J.
+    """
+    head = getattr(model, "head", None)
+    layers = [] if head is None else [m for m in head.modules() if isinstance(m, nn.Linear)]
+    if layers and layers[-1].out_features == columns:
+        nn.init.zeros_(layers[-1].weight)
+        nn.init.zeros_(layers[-1].bias)
+    return model
 
 
 def start_from_published(model: nn.Module, spec: dict[str, Any]) -> None:

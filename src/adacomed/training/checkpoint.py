@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -24,11 +25,14 @@ from torch import Tensor
 from adacomed import __version__
 from adacomed.config import Experiment
 from adacomed.errors import InputError
+from adacomed.evaluation.conformal import Sets
+from adacomed.evaluation.recalibration import Calibrator
 from adacomed.models.batch import Output
 from adacomed.models.mome import modality_subsets
 from adacomed.readers.tabular import TableEncoder
 from adacomed.schema import CohortCard, RunFiles
 from adacomed.training.build import build_from_spec, restore, stored
+from adacomed.training.outcome import Classes, Outcome, outcome_of, outcome_state
 from adacomed.training.raw_fit import FittedRaw
 from adacomed.training.scaling import FittedInputs, Standardiser
 from adacomed.training.trained import Trained
@@ -120,6 +124,9 @@ def save_run(
         "title": card.title or card.name,
         "simulated": card.simulated,
         "threshold": trained.threshold,
+        "outcome": outcome_state(trained.outcome),
+        "calibrator": None if trained.calibrator is None else trained.calibrator.to_dict(),
+        "sets": None if trained.sets is None else trained.sets.to_dict(),
         "choices": trained.choices,
         "experts": [" + ".join(names[m] for m in s) for s in modality_subsets(len(names))],
         "spec": trained.spec,
@@ -180,7 +187,11 @@ def _rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Trained:
     tables = {m: TableEncoder.from_dict(state) for m, state in meta["tables"].items()}
     raw = FittedRaw.load(tensors, meta["raw"]) if "raw" in meta else FittedRaw()
     fitted = FittedInputs(large, meta["native"], tables, meta["small"], meta["own"], raw)
-    model = build_from_spec(meta["spec"], fitted, len(meta["classes"]))
+    outcome: Outcome = Classes(tuple(meta["classes"]))
+    if "outcome" in meta:
+        outcome = outcome_of(meta["outcome"])
+    width = outcome.width or len(meta["classes"])
+    model = build_from_spec(meta["spec"], fitted, width)
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     restore(model, weights)
     return Trained(
@@ -189,8 +200,12 @@ def _rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Trained:
         spec=meta["spec"],
         log_prior=tensors["log_prior"],
         threshold=meta["threshold"],
-        val_output=Output(logits=torch.zeros(0, len(meta["classes"]))),
+        val_output=Output(logits=torch.zeros(0, width)),
+        outcome=outcome,
         choices=meta["choices"],
+        # a run of before there were these has neither
+        calibrator=Calibrator.from_dict(state) if (state := meta.get("calibrator")) else None,
+        sets=Sets.from_dict(state) if (state := meta.get("sets")) else None,
     )
 
 
@@ -212,8 +227,17 @@ def environment() -> dict[str, Any]:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Indented UTF-8 JSON."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
+    """Indented UTF-8 JSON; NaN and infinity, which JSON has not, become null."""
+    text = json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str, allow_nan=False)
+    path.write_text(text + "\n", "utf-8")
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

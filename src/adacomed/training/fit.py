@@ -52,6 +52,7 @@ def fit(
     seed: int,
     val: Batch | None = None,
     score: Callable[[Tensor, Tensor], float] | None = None,
+    metric: str = "auroc",
     keep_val: bool = False,
     on_epoch: Callable[[], None] | None = None,
     on_step: Callable[[Output], None] | None = None,
@@ -63,6 +64,7 @@ def fit(
         seed: decides the order of the patients and dropout; the start is the model's own.
         val: validation patients. With a `patience` the weights of their best epoch are kept.
         score: (logits (N, K), target (N,)) → value on validation, higher is better.
+        metric: what the score is called in the history.
         keep_val: keep every epoch's validation output (to choose epochs over several folds).
         on_epoch: called after every epoch (progress bar).
         on_step: called with the batch's output in every training step (Fig. 6).
@@ -94,7 +96,7 @@ def fit(
             value = score(output.logits, val.target)
             losses = objective(output, val.target) if len(val) > 1 else {}
             result.history += [(epoch, "val", k, float(v)) for k, v in losses.items()]
-            result.history.append((epoch, "val", "auroc", value))
+            result.history.append((epoch, "val", metric, value))
             if keep_val:
                 result.val_outputs.append(output)
             if recipe.patience is not None and value > best_score:

@@ -20,9 +20,10 @@ def data_flow(prepared: Prepared, folds: list[Fold]) -> dict[str, Any]:
     """What flow.json of an experiment holds (schema.RunFiles.FLOW).
 
     Returns:
-        "steps": from the cohort's table to the test patients, each with `what`, `subjects`,
-        `samples`, `left_out` (samples that the step before had) and `why`. "modalities": what each
-        is, how many of the labelled samples have it, and what its encoder's card says.
+        "cohort", "source", "licence" of the data; "steps": from the cohort's table to the test
+        patients, each with `what`, `subjects`, `samples`, `left_out` (samples that the step before
+        had) and `why`; "modalities": what each is, how many of the labelled samples have it, and
+        what its encoder's card says.
     """
     inputs = prepared.inputs
     labelled = np.flatnonzero(inputs.target >= 0)
@@ -34,7 +35,11 @@ def data_flow(prepared: Prepared, folds: list[Fold]) -> dict[str, Any]:
     present = dict(zip(seen.vectors, seen.present.sum(axis=0).tolist(), strict=True))
     for name, table in seen.tables.items():
         present.setdefault(name, _with_a_cell(table))
+    card = prepared.cohort.card
     return {
+        "cohort": card.name,
+        "source": card.source,
+        "licence": card.licence,
         "steps": [step._asdict() for step in steps],
         "modalities": [
             {"name": name, "n_present": present.get(name), **_about(prepared, name)}

@@ -23,12 +23,14 @@ from adacomed import __version__
 from adacomed.cohort.split import Fold
 from adacomed.config import Experiment
 from adacomed.schema import CohortCard
-from adacomed.training.checkpoint import save_run, write_json, write_parquet, written_whole
+from adacomed.training.checkpoint import write_json, write_parquet, written_whole
 from adacomed.training.loader import Inputs
 from adacomed.training.methods import Problem, Result, Trainers, run_method
 from adacomed.training.names import family, variant
+from adacomed.training.run_folder import grouped, write_run
 
 CELLS = "cells"
+STRESS = ".stress.parquet"
 LONGEST_NAME = 150  # of a method in a file's name; a variant's can be longer
 
 
@@ -56,6 +58,8 @@ class Grid:
 
     Attributes:
         keep: method whose model is saved as a run under `out`/run (one fold and seed only).
+        samples: the cohort's table, which the groups of its card are columns of.
+        flow: who was left out, and why (`flow.data_flow`).
     """
 
     experiment: Experiment
@@ -66,6 +70,8 @@ class Grid:
     methods: list[str]
     out: Path
     keep: str | None = None
+    samples: pl.DataFrame | None = None
+    flow: dict[str, Any] | None = None
 
     def cells(self) -> list[Cell]:
         """Every cell, in the order of methods (the slow ones should come first)."""
@@ -102,28 +108,38 @@ class Grid:
         about = {"method": cell.method, "seconds": seconds, "choices": result.choices}
         write_json(self.store / f"{cell.name}.json", about)
         write_parquet(result.history, self.store / f"{cell.name}.history.parquet")
+        if result.stress.width:
+            write_parquet(result.stress, self.store / f"{cell.name}{STRESS}")
         write_parquet(result.predictions, self.store / f"{cell.name}.parquet")
 
     def _keep(self, result: Result) -> None:
-        assert result.trained is not None
         with written_whole(self.out / "run", replace=True) as folder:
-            save_run(
+            write_run(
                 folder,
-                result.trained,
+                result,
                 experiment=variant(str(self.keep), self.experiment)[1],
                 card=self.card,
+                inputs=self.inputs,
                 task=self.task,
-                classes=self.inputs.classes,
                 method=str(self.keep),
-                encoders=self.inputs.encoders,
+                samples=self.samples,
+                flow=self.flow,
             )
-            write_parquet(result.predictions, folder / "predictions.parquet")
-            write_parquet(result.history, folder / "history.parquet")
 
     def collect(self, suffix: str = ".parquet") -> pl.DataFrame:
         """All cells' rows stacked, in the order of the cells."""
         files = [self.store / f"{cell.name}{suffix}" for cell in self.cells()]
         return pl.concat([pl.read_parquet(file) for file in files], how="diagonal")
+
+    def stressed(self) -> pl.DataFrame:
+        """All cells' rows of stress.parquet; a cell of an older store, or left out, has none."""
+        files = [self.store / f"{cell.name}{STRESS}" for cell in self.cells()]
+        frames = [pl.read_parquet(file) for file in files if file.is_file()]
+        return pl.concat(frames, how="diagonal") if frames else pl.DataFrame()
+
+    def grouped(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows with the cohort's groups beside them, as `group_<name>`."""
+        return grouped(rows, self.card, self.samples)
 
     def about(self) -> dict[str, Any]:
         """Cell name → its seconds and choices."""

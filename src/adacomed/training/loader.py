@@ -14,9 +14,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from adacomed.cohort.cohort import Cohort
+from adacomed.cohort.tasks import horizon_of, kind_of
 from adacomed.embed import embedded
 from adacomed.errors import InputError, nearest
 from adacomed.schema import EmbeddingCard, Samples, TabularCard
+from adacomed.training.outcome import Classes, Findings, Outcome, Survival
 from adacomed.training.raw import RawModality, gather_raw
 
 
@@ -30,10 +32,13 @@ class Inputs:
         small: names (of `vectors` or `tables`) that the small model reads.
         own: tables that are their own vector; their row in `vectors` only says who has one.
         encoders: modality → fingerprint of the encoder that made its vectors.
-        target: (N,) int64 class, −1 where unknown.
-        classes: names of the K classes.
+        target: (N,) int64 class, −1 where unknown; of findings and survival, what a split keeps in
+            proportion (`cohort.tasks.strata`).
+        classes: names of the K classes, or of the findings.
         bayes_prob: (N,) of a simulated cohort.
         raw: modality → series, images or notes, where a method was named that reads them.
+        truth: what was seen of findings (N, J) or survival (N, 2), NaN where unknown; else None.
+        asked: what the task asks; None: one of `classes`.
     """
 
     sample_id: NDArray[np.str_]
@@ -47,6 +52,18 @@ class Inputs:
     bayes_prob: NDArray[np.float64] | None = None
     encoders: dict[str, str] = field(default_factory=dict)
     raw: dict[str, RawModality] = field(default_factory=dict)
+    truth: NDArray[np.float64] | None = None
+    asked: Outcome | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the task asks, before anything is fitted."""
+        return self.asked or Classes(self.classes)
+
+    @property
+    def seen(self) -> NDArray[Any]:
+        """What `outcome` is trained towards and judged by: (N,), (N, J) or (N, 2)."""
+        return self.target if self.truth is None else self.truth
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -70,6 +87,8 @@ class Inputs:
             bayes_prob=None if self.bayes_prob is None else self.bayes_prob[rows],
             encoders=self.encoders,
             raw={m: x.take(rows) for m, x in self.raw.items()},
+            truth=None if self.truth is None else self.truth[rows],
+            asked=self.asked,
         )
 
     def fingerprint(self) -> str:
@@ -83,6 +102,8 @@ class Inputs:
             digest.update(raw.fingerprint())
         if self.bayes_prob is not None:
             digest.update(self.bayes_prob.tobytes())
+        if self.truth is not None:
+            digest.update(self.truth.tobytes() + repr(self.asked).encode())
         names = [*self.sample_id, *self.subject_id, *self.vectors, *self.small]
         digest.update("\n".join(names).encode())
         return digest.hexdigest()[:16]
@@ -174,7 +195,19 @@ def gather(
         bayes_prob=None if task is None else cohort.bayes_prob(task),
         encoders=encoders,
         raw=read,
+        truth=None if task is None else cohort.truth(task),
+        asked=None if task is None else asked_of(cohort, task),
     )
+
+
+def asked_of(cohort: Cohort, task: str) -> Outcome | None:
+    """What a task of the cohort asks, if it is none of classes."""
+    card, names, truth = cohort.card.tasks[task], cohort.classes(task), cohort.truth(task)
+    if truth is None:
+        return None
+    if kind_of(card) == "findings":
+        return Findings(names)
+    return Survival(names, horizon_of(card, truth), card.intervals, card.unit)
 
 
 def _with_summarised(cohort: Cohort, names: Sequence[str]) -> list[str]:

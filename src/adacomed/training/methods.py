@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,12 +11,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from adacomed.cohort.split import Fold, kfold
-from adacomed.config import Experiment, InputSettings
-from adacomed.evaluation.discrimination import choose_threshold
+from adacomed.config import Experiment
+from adacomed.evaluation.scored import HALF
 from adacomed.inference import forward, prediction_frame, probabilities
 from adacomed.models.baselines import classical
 from adacomed.models.baselines.haim import fit_haim
+from adacomed.models.batch import Output
 from adacomed.schema import TEST, VAL, History
+from adacomed.training.calibrated import Calibrated, calibrate
 from adacomed.training.loader import Inputs
 from adacomed.training.names import (
     BAYES,
@@ -28,11 +30,13 @@ from adacomed.training.names import (
     variant,
 )
 from adacomed.training.neural import Trainer
+from adacomed.training.plan import plan
 from adacomed.training.pretraining import SmallModels
 from adacomed.training.recipes import resolve_preset
-from adacomed.training.scaling import fit_inputs
+from adacomed.training.scaling import FittedInputs, fit_inputs
 from adacomed.training.seed import derive
-from adacomed.training.selection import Tick, plan
+from adacomed.training.selection import Tick
+from adacomed.training.stress import Stress, stress
 from adacomed.training.trained import Trained
 
 # one network each
@@ -58,6 +62,7 @@ class Result:
         predictions: rows of predictions.parquet: validation (out of fold) and test patients.
         history: rows of history.parquet, empty for a classical method.
         choices: what was chosen on validation.
+        stress: rows of stress.parquet; no column where the method was left out.
         trained: a neural method's model, to be saved as a run.
     """
 
@@ -65,6 +70,7 @@ class Result:
     history: pl.DataFrame
     choices: dict[str, Any]
     trained: Trained | None = None
+    stress: pl.DataFrame = field(default_factory=pl.DataFrame)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class Problem:
             self.trainers.made[key] = Trainer(
                 experiment,
                 layout,
-                classes=len(inputs.classes),
+                classes=layout.outcome.width,
                 seed=seed,
                 task=self.task,
                 smalls=self.trainers.smalls,
@@ -133,17 +139,24 @@ def _neural(name: str, base: str, experiment: Experiment, problem: Problem, tick
     else:
         trained = trainer.single(base.removesuffix(SINGLE))
     test = problem.inputs.take(fold.test)
-    output = forward(trained, test)
-    val_rows = trainer.plan.val_rows
+    said = {VAL: trained.val_output, TEST: forward(trained, test)}
+    who = {VAL: problem.inputs.take(trainer.plan.val_rows), TEST: test}
     frames = [
-        _frame(problem, name, VAL, val_rows, trained.val_output, trained.threshold),
-        _frame(problem, name, TEST, fold.test, output, trained.threshold),
+        _frame(problem, name, split, who[split], probabilities(o, trained), trained, output=o)
+        for split, o in said.items()
     ]
+
+    def predicted(patients: Inputs) -> pl.DataFrame:
+        prob = probabilities(forward(trained, patients), trained)
+        return _frame(problem, name, TEST, patients, prob, trained)
+
+    stressed = _stressed(problem, name, predicted)
     return Result(
         predictions=pl.concat(frames),
         history=_history(trained.history),
-        choices=trained.choices | {"threshold": trained.threshold},
+        choices=trained.choices | {"threshold": trained.threshold} | stressed.said,
         trained=trained,
+        stress=stressed.rows,
     )
 
 
@@ -151,20 +164,27 @@ def _frame(
     problem: Problem,
     method: str,
     split: str,
-    rows: NDArray[np.int64],
-    said: Any,
-    threshold: float,
+    patients: Inputs,
+    prob: NDArray[np.float64],
+    made: Trained | Calibrated | None,
+    output: Output | None = None,
 ) -> pl.DataFrame:
-    """Rows of predictions.parquet from an Output or from (N, K) probabilities."""
-    is_prob = isinstance(said, np.ndarray)
+    """Rows of predictions.parquet from (N, K) calibrated probabilities.
+
+    Args:
+        made: whose threshold and prediction sets these are; None: .5, and no sets.
+    """
     return prediction_frame(
-        problem.inputs.take(rows),
-        said if is_prob else probabilities(said),
-        output=None if is_prob else said,
+        patients,
+        prob,
+        output=output,
+        sets=made.sets if made else None,
+        calibrator=made.calibrator if made else None,
+        outcome=made.outcome if isinstance(made, Trained) else None,
         task=problem.task,
         method=method,
         split=split,
-        threshold=threshold,
+        threshold=made.threshold if made else HALF,
         repeat=problem.fold.repeat,
         fold=problem.fold.fold,
         seed=problem.seed,
@@ -184,39 +204,79 @@ def _classical(name: str, base: str, experiment: Experiment, problem: Problem) -
     )
     splits = [(f.train, f.test) for f in inner]
     seed = derive(problem.seed, name, fold.repeat, fold.fold)
-    features = _features(inputs, rows, experiment.inputs)
-    if base in FUSED:
-        of = {m: x[rows] for m, x in features.items()}
-        fitted = FUSED[base](of, inputs.tables, y, splits, seed)
-        prob = fitted.predict({m: x[fold.test] for m, x in features.items()})
-    else:
-        every = base == HAIM or base.endswith("-all") or not inputs.tables
+    settings = experiment.inputs
+    scaled = fit_inputs(inputs, rows, standardise=settings.standardise, pca=settings.pca)
+    every = base in FUSED or base == HAIM or base.endswith("-all") or not inputs.tables
+
+    def read(patients: Inputs) -> Any:
+        features = _features(scaled, patients)
+        if base in FUSED:
+            return features
         chosen = features if every else list(inputs.tables)
-        x = np.concatenate([features[m] for m in chosen], axis=1)
-        if base == HAIM:
-            full = experiment.baselines.full_grid
-            fitted = fit_haim(x[rows], y, splits, seed, full_grid=full)
-        else:
-            fitted = classical.fit_kind(base.removesuffix("-all"), x[rows], y, splits, seed)
-        prob = fitted.predict(x[fold.test])
-    threshold = 0.5
-    if len(inputs.classes) == 2:
-        threshold = float(choose_threshold(y, fitted.out_of_fold[:, 1]))
+        return np.concatenate([features[m] for m in chosen], axis=1)
+
+    x = read(inputs)
+    full = experiment.baselines.full_grid
+    fitted = _fit(base, _at(x, rows), y, inputs.tables, splits, seed, full_grid=full)
+    prob = fitted.predict(_at(x, fold.test))
+    made = calibrate(y, fitted.out_of_fold, inputs.subject_id[rows], experiment)
     frames = [
-        _frame(problem, name, VAL, rows, fitted.out_of_fold, threshold),
-        _frame(problem, name, TEST, fold.test, prob, threshold),
+        _frame(problem, name, VAL, inputs.take(rows), made.prob, made),
+        _frame(problem, name, TEST, inputs.take(fold.test), made.apply(prob), made),
     ]
-    choices = fitted.choices | {"threshold": threshold}
-    return Result(pl.concat(frames), _history([]), choices)
+
+    def predicted(patients: Inputs) -> pl.DataFrame:
+        prob = made.apply(fitted.predict(read(patients)))
+        return _frame(problem, name, TEST, patients, prob, made)
+
+    stressed = _stressed(problem, name, predicted)
+    choices = fitted.choices | made.found | {"threshold": made.threshold} | stressed.said
+    return Result(pl.concat(frames), _history([]), choices, stress=stressed.rows)
 
 
-def _features(
-    inputs: Inputs, train: NDArray[np.int64], settings: InputSettings
-) -> dict[str, NDArray[np.float64]]:
-    """Modality → (N, P) for scikit-learn, scaled on `train`; a table counts once."""
-    fitted = fit_inputs(inputs, train, standardise=settings.standardise, pca=settings.pca)
-    features = {m: e.transform(inputs.tables[m]) for m, e in fitted.tables.items()}
+def _fit(
+    base: str,
+    x: Any,
+    y: NDArray[np.int64],
+    tables: Collection[str],
+    splits: classical.Splits,
+    seed: int,
+    *,
+    full_grid: bool,
+) -> classical.Fitted:
+    if base in FUSED:
+        return FUSED[base](x, tables, y, splits, seed)
+    if base == HAIM:
+        return fit_haim(x, y, splits, seed, full_grid=full_grid)
+    return classical.fit_kind(base.removesuffix("-all"), x, y, splits, seed)
+
+
+def _at(x: Any, rows: NDArray[np.int64]) -> Any:
+    """Rows of (N, P) features, or of each modality's."""
+    return {m: part[rows] for m, part in x.items()} if isinstance(x, dict) else x[rows]
+
+
+def _stressed(problem: Problem, name: str, predicted: Callable[[Inputs], pl.DataFrame]) -> Stress:
+    """The fold's test patients with less or worse inputs, by a method that is trained."""
+    inputs, fold = problem.inputs, problem.fold
+    return stress(
+        predicted,
+        inputs.take(fold.test),
+        inputs.take(fold.train),
+        problem.experiment.evidence,
+        seed=problem.experiment.split.seed,
+        reads_raw=reads_raw(name, problem.experiment),
+    )
+
+
+def _features(fitted: FittedInputs, inputs: Inputs) -> dict[str, NDArray[np.float64]]:
+    """Modality → (N, P) for scikit-learn, scaled as fitted; a table counts once."""
     batch = fitted.batch(inputs)
+    small = batch.small
+    features = {
+        m: small[m].numpy() if m in small else e.transform(inputs.tables[m])
+        for m, e in fitted.tables.items()
+    }
     for name, x in batch.embeddings.items():
         features.setdefault(name, x.numpy())
     return {m: np.asarray(x, np.float64) for m, x in features.items()}
@@ -227,7 +287,7 @@ def _bayes(problem: Problem) -> Result:
     inputs, rows = problem.inputs, problem.fold.test
     assert inputs.bayes_prob is not None
     p = inputs.bayes_prob[rows]
-    frame = _frame(problem, BAYES, TEST, rows, np.stack([1 - p, p], axis=1), 0.5)
+    frame = _frame(problem, BAYES, TEST, inputs.take(rows), np.stack([1 - p, p], axis=1), None)
     return Result(frame, _history([]), {"title": "known only because the cohort is simulated"})
 
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from adacomed.config import Experiment, override, parse
 from adacomed.errors import InputError, nearest
 from adacomed.models.baselines import kinds
+from adacomed.schema import CEILING
 from adacomed.training.loader import Inputs
 
 TABLE_ONLY = tuple(kind for kind in kinds.KINDS if kind not in kinds.ON_REQUEST)
 EVERYTHING = tuple(f"{kind}-all" for kind in TABLE_ONLY)
 LATE_FUSION = ("late-fusion", "weighted-late-fusion")
 HAIM = "haim"
-BAYES = "bayes"  # the ceiling of a simulated cohort: its generator's own probability
+BAYES = CEILING
 SINGLE = "-large"
 ON_REQUEST = (
     *("meta-transformer", "onellm", "multimodal-pred", "gru", "flex-moe", "healnet", HAIM),
@@ -22,6 +23,12 @@ ON_REQUEST = (
 READ_RAW = ("meta-transformer", "onellm", "multimodal-pred", "gru")  # series, images and notes
 WITH_SMALL = ("adacomed", "small", "average")
 FAMILY = (*WITH_SMALL, "large-ensemble")
+# of the methods, those that are made of classifiers; of the others, those that are named only
+CLASSICAL = (
+    *(*TABLE_ONLY, *EVERYTHING, *LATE_FUSION, HAIM, BAYES),
+    *(name for kind in kinds.ON_REQUEST for name in (kind, f"{kind}-all")),
+)
+PLAIN_ON_REQUEST = tuple(name for name in ON_REQUEST if name not in CLASSICAL)
 VARIED = ("preset", "model.", "small.", "training.", "baselines.", "inputs.")
 
 
@@ -42,6 +49,9 @@ def method_names(inputs: Inputs, *, all_: bool = True) -> list[str]:
 def check_methods(asked: Sequence[str] | None, inputs: Inputs, experiment: Experiment) -> list[str]:
     """`asked`, the usual ones where nothing was, or InputError that names what is wrong."""
     known = method_names(inputs)
+    if inputs.outcome.kind != "classes":
+        _check_outcome(asked or ["adacomed"], inputs, experiment)
+        asked = asked or outcome_methods(inputs)
     for name in asked or []:
         base, _ = variant(name, experiment)
         if base == BAYES != name:
@@ -49,6 +59,26 @@ def check_methods(asked: Sequence[str] | None, inputs: Inputs, experiment: Exper
         if base not in known:
             raise InputError(f"no method {base!r}{nearest(base, known)}")
     return list(dict.fromkeys(asked or method_names(inputs, all_=False)))
+
+
+def outcome_methods(inputs: Inputs) -> list[str]:
+    """Of the usual methods those that can say findings or hazards: the neural ones."""
+    return [*FAMILY, *(f"{m}{SINGLE}" for m in inputs.vectors)]
+
+
+def _check_outcome(asked: Sequence[str], inputs: Inputs, experiment: Experiment) -> None:
+    """Raise an InputError for a method or a setting that only reads class tasks."""
+    kind = {"findings": "several findings", "survival": "survival"}[inputs.outcome.kind]
+    for name in asked:
+        base, settings = variant(name, experiment)
+        if base in CLASSICAL:
+            works = ", ".join([*outcome_methods(inputs), *PLAIN_ON_REQUEST])
+            raise InputError(f"{name} reads class tasks only, this one is {kind}; use {works}")
+        if base == "adacomed" and settings.model.strategy == "reliable":
+            raise InputError(
+                f"model.strategy reliable reads class tasks only, this one is {kind}; use auto or "
+                f"one of Table 1"
+            )
 
 
 def variant(name: str, experiment: Experiment) -> tuple[str, Experiment]:

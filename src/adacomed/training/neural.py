@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from adacomed.config import Experiment
-from adacomed.evaluation.discrimination import choose_threshold
 from adacomed.models.adacomed import AdaCoMed
 from adacomed.models.baselines.ensemble import Average
 from adacomed.models.batch import Batch, Output
-from adacomed.models.members import Members
 from adacomed.models.presets import build_adacomed
-from adacomed.training.build import build_from_spec, start_from_published
+from adacomed.training.build import build_from_spec, start_at_base, start_from_published
+from adacomed.training.plan import Part, Plan
 from adacomed.training.pretraining import AUTO, SmallModels
-from adacomed.training.recipes import objective_of, recipe_of, resolve_preset
-from adacomed.training.seed import derive
-from adacomed.training.selection import (
-    Candidate,
-    Choice,
-    Part,
-    Plan,
-    Tick,
-    choose,
-    clearly_better,
-    finish,
-)
+from adacomed.training.recipes import resolve_preset
+from adacomed.training.selection import Candidate, Choice, Tick, choose, clearly_better, finish
+from adacomed.training.stages import Stages
 from adacomed.training.strategies import (
     Judged,
     fitted_weighting,
@@ -39,7 +29,7 @@ from adacomed.training.strategies import (
     settle,
     training_strategy,
 )
-from adacomed.training.trained import Trained, correct_prior
+from adacomed.training.trained import Trained
 
 
 class Trainer:
@@ -48,7 +38,7 @@ class Trainer:
     Args:
         experiment: settings; the preset and its overrides decide every constant.
         plan: parts to train and validate on.
-        classes: K.
+        classes: K, or the width of the plan's outcome.
         seed: of this fold and repetition.
         task: name of the task (MultimodalPred's authors give class weights by task).
         smalls: small models of other trainers of this fold, which may differ in the fusion.
@@ -66,9 +56,11 @@ class Trainer:
         task: str,
         smalls: dict[str, SmallModels] | None = None,
     ) -> None:
-        self.experiment, self.plan, self.K, self.seed = experiment, plan, classes, seed
-        self.task = task
-        self.preset = resolve_preset(experiment)
+        preset = resolve_preset(experiment)
+        if plan.outcome.kind != "classes" and preset.mix == "probabilities":
+            preset = replace(preset, mix="sigmoids")
+        self.experiment, self.preset, self.plan, self.K = experiment, preset, plan, classes
+        self.stages = Stages(experiment, preset, plan, classes, seed, task)
         self.tick: Tick = lambda stage: None
         self._shared = {} if smalls is None else smalls
         self._fusions: dict[str, Choice] = {}
@@ -79,7 +71,7 @@ class Trainer:
         """Algorithm 1, its epoch count (and with "auto" its strategy) chosen on validation."""
         small, trained_with = self.smalls.choice, training_strategy(strategy)
         choice = self._choose_fusion(trained_with)
-        judged = Judged.of(self.plan, choice.output, self.preset, self._log_prior("adacomed"))
+        judged = Judged.of(self.plan, choice.output, self.preset, self.stages.log_prior("adacomed"))
         verdict = judge(strategy, self.preset, judged, self.plan)
         candidate = self._candidate("adacomed", self._fusion(trained_with), trained_with)
         models = finish(candidate, choice, self._given())
@@ -95,22 +87,23 @@ class Trainer:
             "strategy": verdict.best,
             "bank": _bank_size(models[0]),
         }
-        weighed = replace(choice, output=verdict.output, score=verdict.aurocs[verdict.best])
-        trained = self._trained(models, weighed, spec, "adacomed")
+        weighed = replace(choice, output=verdict.output, score=verdict.scores[verdict.best])
+        trained = self.stages.trained(models, weighed, spec, "adacomed")
         trained.history = [("small", *row) for row in small.history] + trained.history
         trained.choices |= {
             "strategy": verdict.best,
             "small": self.smalls.experiment.small.kind,
             "small_epochs": small.epochs,
-            "strategy_auroc_on_validation": {s: round(v, 4) for s, v in verdict.aurocs.items()},
+            f"strategy_{self.plan.outcome.metric}_on_validation": {
+                s: round(v, 4) for s, v in verdict.scores.items()
+            },
         }
         return trained
 
     def small(self) -> Trained:
         """The small multimodal model alone: the one that AdaCoMed starts from, seed for seed."""
-        choice = self.smalls.choice
-        models = self.smalls.kept
-        return self._trained(models, choice, self._spec("small"), "small")
+        smalls = self.smalls
+        return self.stages.trained(smalls.kept, smalls.choice, self._spec("small"), "small")
 
     def single(self, modality: str) -> Trained:
         """`<modality>-large`: one large embedding and a head."""
@@ -125,12 +118,12 @@ class Trainer:
             def build(part: Part, seed: int) -> nn.Module:
                 model = build_from_spec(spec, part.fitted, self.K)
                 start_from_published(model, spec)
-                return model
+                return start_at_base(model, self.K) if self.stages.sigmoids else model
 
             candidate = self._candidate(stage, build)
             choice = choose(candidate, self.plan)
             models = finish(candidate, choice, self.plan)
-            self._plain[stage] = self._trained(models, choice, spec, stage)
+            self._plain[stage] = self.stages.trained(models, choice, spec, stage)
         return self._plain[stage]
 
     def average(self) -> Trained:
@@ -139,15 +132,18 @@ class Trainer:
         model = Average(large.model, small.model).eval()
         logits = (large.val_output.logits + small.val_output.logits) / 2
         output = Output(logits=logits)
+        made = self.stages.calibrated(output)
         return replace(
             large,
             model=model,
             log_prior=(large.log_prior + small.log_prior) / 2,  # of the mean of both logits
             spec={**large.spec, **self._spec("average")},
             val_output=output,
-            threshold=self._threshold(output),
             history=large.history + small.history,
-            choices={"large": large.choices, "small": small.choices},
+            threshold=made.threshold,
+            calibrator=made.calibrator,
+            sets=made.sets,
+            choices={"large": large.choices, "small": small.choices, **made.found},
         )
 
     def watch(self, strategy: str, on_step: Callable[[Output], None], epochs: int) -> nn.Module:
@@ -163,6 +159,7 @@ class Trainer:
             "preset": asdict(self.preset),
             "small": self._small_settings(model),
             "baselines": self.experiment.baselines.model_dump(mode="json"),
+            **self.stages.asked,
         }
 
     def _small_settings(self, model: str) -> dict[str, Any]:
@@ -187,14 +184,8 @@ class Trainer:
 
     def _smalls_of(self, kind: str) -> SmallModels:
         small = self.experiment.small.model_copy(update={"kind": kind})
-        made = SmallModels(
-            self.experiment.model_copy(update={"small": small}),
-            self.preset,
-            self.plan,
-            classes=self.K,
-            seed=self.seed,
-            task=self.task,
-        )
+        named = self.experiment.model_copy(update={"small": small})
+        made = SmallModels(replace(self.stages, experiment=named))
         made = self._shared.setdefault(made.key, made)
         made.tick = lambda: self.tick("small")
         return made
@@ -202,7 +193,8 @@ class Trainer:
     def _given(self) -> Plan:
         """The plan with what the small models of its parts say of their training patients."""
         parts, members = self.plan.parts, self.plan.members
-        return Plan([*map(self.smalls.given, parts)], [*map(self.smalls.given, members)])
+        given = self.smalls.given
+        return replace(self.plan, parts=[*map(given, parts)], members=[*map(given, members)])
 
     def _choose_fusion(self, strategy: str) -> Choice:
         if strategy not in self._fusions:
@@ -229,50 +221,7 @@ class Trainer:
     def _candidate(
         self, stage: str, build: Callable[[Part, int], nn.Module], name: str | None = None
     ) -> Candidate:
-        return Candidate(
-            build=build,
-            objective=lambda part: self._objective(stage, part),
-            recipe=recipe_of(stage, self.experiment, self.preset),
-            seed=derive(self.seed, stage),
-            tick=lambda: self.tick(name or stage),
-        )
-
-    def _objective(self, stage: str, part: Part) -> Any:
-        assert part.train.target is not None
-        return objective_of(
-            stage, self.experiment, self.preset, part.train.target, self.K, self.task
-        )
-
-    def _trained(
-        self, models: Sequence[nn.Module], choice: Choice, spec: dict[str, Any], stage: str
-    ) -> Trained:
-        part, log_prior = self.plan.kept, self._log_prior(stage)
-        output = correct_prior(choice.output, log_prior)
-        return Trained(
-            model=(Members(models) if len(models) > 1 else models[0]).eval(),
-            fitted=part.fitted,
-            spec={**spec, "members": len(models)},
-            log_prior=log_prior,
-            threshold=self._threshold(output),
-            val_output=output,
-            history=[(stage, *row) for row in choice.history],
-            choices={"epochs": choice.epochs, "auroc_on_validation": round(choice.score, 4)},
-        )
-
-    def _log_prior(self, stage: str) -> Tensor:
-        """(K,) what the class weights of a stage's loss have added to its logits."""
-        weights: Tensor | None = self._objective(stage, self.plan.kept).class_weights
-        if weights is None or not self.preset.prior_correction:
-            return torch.zeros(self.K)
-        return weights.log()
-
-    def _threshold(self, output: Output) -> float:
-        """Maximises macro F1 on validation; 0.5 stands for argmax where K > 2."""
-        if self.K > 2:
-            return 0.5
-        target = self.plan.val_target
-        prob = torch.softmax(output.logits.double(), -1)[:, 1].numpy()
-        return float(choose_threshold(target, prob))
+        return self.stages.candidate(stage, build, lambda: self.tick(name or stage))
 
 
 def fill_bank(model: AdaCoMed, train: Batch, seed: int) -> None:

@@ -27,6 +27,7 @@ class Objective:
         class_weights: (K,), from the training labels; None = unweighted.
         label_smoothing: dimensionless, in [0, 1).
         same_class: whether a patient of the same class is a negative of Eq. 5.
+        offset: (J,) added to the logits of sigmoids (`outcome.py`, base).
     """
 
     lambda_: float = 0.5
@@ -35,6 +36,7 @@ class Objective:
     label_smoothing: float = 0.0
     beta: float = 0.0
     same_class: bool = True
+    offset: Tensor | None = None
 
     def __call__(self, output: Output, target: Tensor) -> dict[str, Tensor]:
         """Losses of a batch, scalars in nats: "task" (Eq. 7), "contrast" (Eq. 5), "loss" (Eq. 8).
@@ -42,7 +44,8 @@ class Objective:
         Args:
             output: logits (B, K) and, for AdaCoMed, z_large and z_small (B, d) and both branches'
                 logits (B, K).
-            target: (B,) int64 classes.
+            target: (B,) int64 classes, or (B, J) float of what each column's sigmoid says, NaN
+                where nothing was observed (`outcome.py`).
         """
         task = self._task(output.logits, target)
         losses = {"task": task, "loss": task}
@@ -52,7 +55,7 @@ class Objective:
         if self.lambda_ > 0 and int(aligned.sum()) > 1:
             z_large, z_small = output.z_large[aligned], output.z_small[aligned]
             y = target[aligned]
-            negatives = None if self.same_class else y[:, None] != y[None, :]
+            negatives = None if self.same_class else _differ(y)
             losses["contrast"] = contrastive_loss(z_large, z_small, self.tau, negatives).mean()
             losses["loss"] = losses["loss"] + self.lambda_ * losses["contrast"]
         if self.beta > 0 and output.logits_large is not None and output.logits_small is not None:
@@ -64,9 +67,32 @@ class Objective:
         return losses
 
     def _task(self, logits: Tensor, target: Tensor) -> Tensor:
+        if target.is_floating_point():
+            return sigmoid_loss(logits if self.offset is None else logits + self.offset, target)
         return F.cross_entropy(
             logits, target, weight=self.class_weights, label_smoothing=self.label_smoothing
         )
+
+
+def sigmoid_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean binary cross-entropy of the observed entries of (B, J), a scalar in nats.
+
+    Neither weighted nor smoothed, so that a sigmoid is the probability itself: weights would have
+    to be undone column by column, and smoothing pulls what is rare, a finding or a hazard, up.
+
+    Args:
+        target: 0 or 1, NaN where nothing was observed; 0 where nothing was at all.
+    """
+    known = ~target.isnan()
+    each = F.binary_cross_entropy_with_logits(logits, target.nan_to_num(0.0), reduction="none")
+    return torch.where(known, each, 0.0).sum() / known.sum().clamp_min(1)
+
+
+def _differ(y: Tensor) -> Tensor:
+    """Pairs of patients of unlike targets, (B, B) bool; what was not observed is alike."""
+    if y.is_floating_point():
+        return ((y[:, None] - y[None, :]).abs() > 0).any(dim=-1)
+    return y[:, None] != y[None, :]
 
 
 def class_weights(target: Tensor, classes: int) -> Tensor:

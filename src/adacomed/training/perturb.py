@@ -39,6 +39,22 @@ def without(inputs: Inputs, names: Collection[str]) -> Inputs:
     )
 
 
+def left(inputs: Inputs) -> list[list[str]]:
+    """The modalities that each of the N patients has, tables and raw inputs included."""
+    names, has = modalities(inputs), []
+    for name in names:
+        here = np.zeros(len(inputs), dtype=bool)
+        if name in inputs.vectors:
+            here |= ~np.isnan(inputs.vectors[name]).any(axis=1)
+        if name in inputs.tables:
+            cells = inputs.tables[name].select(pl.any_horizontal(pl.all().is_not_null()))
+            here |= cells.to_series().to_numpy()
+        if name in inputs.raw:
+            here |= ~np.isnan(inputs.raw[name].placeholder()[:, 0])
+        has.append(here)
+    return [[m for m, h in zip(names, row, strict=True) if h] for row in np.transpose(has)]
+
+
 @dataclass(frozen=True)
 class Spread:
     """Standard deviation of every input over the training patients.

@@ -19,6 +19,7 @@ from adacomed.errors import InputError
 from adacomed.schema import TEST, Samples
 from adacomed.training.loader import Inputs, gather
 from adacomed.training.names import reads_raw, reads_vectors
+from adacomed.training.outcome import Findings, Survival
 from adacomed.training.recipes import resolve_preset
 from adacomed.training.seed import derive
 
@@ -168,9 +169,8 @@ def _has_official(cohort: Cohort) -> bool:
 def describe(prepared: Prepared, folds: list[Fold]) -> str:
     """One paragraph about the data, for the terminal."""
     inputs = prepared.inputs
-    counts = np.bincount(inputs.target[inputs.target >= 0], minlength=len(inputs.classes))
     present = inputs.present.sum(axis=0)
-    classes = ", ".join(f"{n} {c}" for n, c in zip(counts, inputs.classes, strict=True))
+    classes = _labels(inputs)
     modalities = ", ".join(f"{m} {n}" for m, n in zip(inputs.vectors, present, strict=True))
     tables = ", ".join(f"{m} ({t.width} columns)" for m, t in inputs.tables.items())
     what = f"{len(folds)} folds" if len(folds) > 1 else _sizes(folds[0])
@@ -181,6 +181,22 @@ def describe(prepared: Prepared, folds: list[Fold]) -> str:
         *prepared.notes,
     ]
     return "\n".join(lines)
+
+
+def _labels(inputs: Inputs) -> str:
+    """How many there are of what the task asks."""
+    asked, seen = inputs.outcome, inputs.seen
+    if isinstance(asked, Survival):
+        unit = f" {asked.unit}" if asked.unit else ""
+        labelled = int((~np.isnan(seen[:, 1])).sum())
+        events = int(np.nansum(seen[:, 1]))
+        return f"{events} of {labelled} with the event; risk by {asked.horizon:g}{unit}"
+    if isinstance(asked, Findings):
+        counts = [(int(np.nansum(x)), int((~np.isnan(x)).sum())) for x in seen.T]
+        each = zip(asked.names, counts, strict=True)
+        return ", ".join(f"{name} {n} of {of}" for name, (n, of) in each)
+    known = np.bincount(seen[seen >= 0], minlength=len(inputs.classes))
+    return ", ".join(f"{n} {c}" for n, c in zip(known, inputs.classes, strict=True))
 
 
 def _sizes(fold: Fold) -> str:

@@ -7,28 +7,17 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from adacomed.config import Experiment
 from adacomed.models.batch import Output
-from adacomed.models.presets import Preset
 from adacomed.models.small.scores import SCORED, ScoreSmall
-from adacomed.training.build import build_from_spec
+from adacomed.training.build import build_from_spec, start_at_base
 from adacomed.training.fit import evaluate
-from adacomed.training.objective import Objective
-from adacomed.training.recipes import objective_of, recipe_of
+from adacomed.training.plan import Part
 from adacomed.training.scores import fit_scores
 from adacomed.training.seed import derive
-from adacomed.training.selection import (
-    Candidate,
-    Choice,
-    Part,
-    Plan,
-    choose,
-    finish,
-    positive_score,
-)
+from adacomed.training.selection import Candidate, Choice, choose, finish
+from adacomed.training.stages import Stages
 
 AUTO = ("stack", "shallow")  # kinds that are tried; a later one has to be clearly better
 
@@ -37,35 +26,21 @@ class SmallModels:
     """Small models of one fold: the choice of their epochs, and a model per part.
 
     Args:
-        experiment, preset: settings; `experiment.small.kind` is one kind, never "auto".
-        plan: parts to train and validate on.
-        classes: K.
-        seed: of this fold and repetition.
-        task: name of the task (MultimodalPred's authors give class weights by task).
+        stages: of the fold; `experiment.small.kind` is one kind, never "auto".
     Attributes:
         key: everything that they depend on, beside the fold.
         tick: called after every epoch.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        preset: Preset,
-        plan: Plan,
-        *,
-        classes: int,
-        seed: int,
-        task: str,
-    ) -> None:
-        self.experiment, self.preset, self.plan = experiment, preset, plan
-        self.K, self.seed, self.task = classes, seed, task
+    def __init__(self, stages: Stages) -> None:
+        self.stages, self.experiment, self.plan = stages, stages.experiment, stages.plan
         self.tick: Callable[[], None] = lambda: None
         self._models: dict[str, nn.Module] = {}
         self._scored: dict[str, tuple[nn.Module, Tensor]] = {}
-        e, p = experiment, preset
+        e, p = stages.experiment, stages.preset
         settings = [s.model_dump_json() for s in (e.small, e.training, e.inputs)]
         constants = (p.small_epochs, p.lr, p.weight_decay, p.optimizer, p.label_smoothing)
-        self.key = f"{settings} {constants} {p.members} {bool(plan.kept.fitted.raw.shapes)}"
+        self.key = f"{settings} {constants} {p.members} {bool(self.plan.kept.fitted.raw.shapes)}"
 
     @property
     def scored(self) -> bool:
@@ -75,7 +50,8 @@ class SmallModels:
     @property
     def spec(self) -> dict[str, Any]:
         """What rebuilds an untrained small model (`build_from_spec`)."""
-        return {"model": "small", "small": self.experiment.small.model_dump(mode="json")}
+        settings = self.experiment.small.model_dump(mode="json")
+        return {"model": "small", "small": settings, **self.stages.asked}
 
     @cached_property
     def choice(self) -> Choice:
@@ -89,8 +65,7 @@ class SmallModels:
             if part.val
         ]
         output = Output.concatenate(said)
-        score = positive_score(output.logits, torch.from_numpy(self.plan.val_target))
-        return Choice(0, score, output, models, [])
+        return Choice(0, self.plan.score(output.logits), output, models, [])
 
     @property
     def kept(self) -> list[nn.Module]:
@@ -118,32 +93,30 @@ class SmallModels:
         whole = self.choice.epochs == candidate.recipe.epochs
         if part.name in known and (whole or not self.plan.members):
             return known[part.name]
-        [model] = finish(candidate, self.choice, Plan(self.plan.parts, [part]))
+        [model] = finish(candidate, self.choice, replace(self.plan, members=[part]))
         return model
 
     def _fitted(self, part: Part) -> tuple[nn.Module, Tensor]:
         """A small model of classical parts and its e_small; parts of the same patients share it."""
         patients = part.name if part.val else "all"
         if patients not in self._scored:
-            model = build_from_spec(self.spec, part.fitted, self.K)
+            model = build_from_spec(self.spec, part.fitted, self.stages.K)
             assert isinstance(model, ScoreSmall)
-            weights = self._objective(part).class_weights
-            seed = derive(self.seed, "small", patients)
-            e_small = fit_scores(model, part.train, part.train_subjects, weights=weights, seed=seed)
+            weights = self.stages.objective("small", part).class_weights
+            seed = derive(self.stages.seed, "small", patients)
+            base = self.plan.outcome.base
+            e_small = fit_scores(
+                model, part.train, part.train_subjects, weights=weights, base=base, seed=seed
+            )
             self._scored[patients] = (model.eval().requires_grad_(False), e_small)
             self.tick()
         return self._scored[patients]
 
-    def _candidate(self) -> Candidate:
-        return Candidate(
-            build=lambda part, _: build_from_spec(self.spec, part.fitted, self.K),
-            objective=self._objective,
-            recipe=recipe_of("small", self.experiment, self.preset),
-            seed=derive(self.seed, "small"),
-            tick=lambda: self.tick(),
-        )
+    def _untrained(self, part: Part) -> nn.Module:
+        model = build_from_spec(self.spec, part.fitted, self.stages.K)
+        return start_at_base(model, self.stages.K) if self.stages.sigmoids else model
 
-    def _objective(self, part: Part) -> Objective:
-        assert part.train.target is not None
-        target = part.train.target
-        return objective_of("small", self.experiment, self.preset, target, self.K, self.task)
+    def _candidate(self) -> Candidate:
+        return self.stages.candidate(
+            "small", lambda part, _: self._untrained(part), lambda: self.tick()
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -56,9 +57,27 @@ def recipe_of(stage: str, experiment: Experiment, preset: Preset) -> Recipe:
 
 
 def objective_of(
-    stage: str, experiment: Experiment, preset: Preset, target: Tensor, classes: int, task: str
+    stage: str,
+    experiment: Experiment,
+    preset: Preset,
+    target: Tensor,
+    classes: int,
+    task: str,
+    base: Sequence[float] = (),
 ) -> Objective:
-    """What a stage minimises on training patients of classes `target`."""
+    """What a stage minimises on training patients of classes `target`, or (N, J) sigmoids'.
+
+    Args:
+        base: (J,) of sigmoids, what their logits are added to.
+    """
+    if target.is_floating_point():
+        return Objective(
+            lambda_=preset.lambda_,
+            tau=preset.tau,
+            beta=preset.beta,
+            same_class=preset.negatives == "all",
+            offset=torch.tensor(base) if base else None,
+        )
     weighted = experiment.training.class_weights
     weighted = weighted and (preset.fusion_class_weights or stage != "adacomed")
     weights = class_weights(target, classes) if weighted else None

@@ -9,6 +9,7 @@ fit it on.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +23,14 @@ from adacomed.models.presets import Preset, build_weighting
 from adacomed.models.weighting import (
     RELIABLE,
     STRATEGIES,
+    TABLE_1,
     Weighting,
     cues_of,
     mixture,
     to_ranks,
 )
-from adacomed.training.selection import Plan, clearly_better, positive_score
+from adacomed.training.plan import Plan
+from adacomed.training.selection import clearly_better
 
 # Nats for a whole unit of θ, against the sum of the patients' losses: of the constant, of a cue.
 LEAN, TILT = 0.5, 2.0
@@ -41,6 +44,7 @@ class Judged:
     Attributes:
         output: of all of them, in the order of `Plan.val_rows`.
         present: (N, M).
+        target: (N,) classes, or (N, J) of sigmoids.
         part: (N,), which part of the plan each was held out from.
         candidates: (N,), of Eq. 4: the parts' banks may differ in size.
         log_prior: (K,), see `correct_prior`.
@@ -48,7 +52,7 @@ class Judged:
 
     output: Output
     present: Tensor
-    target: NDArray[np.int64]
+    target: NDArray[Any]
     part: NDArray[np.int64]
     candidates: Tensor
     log_prior: Tensor
@@ -101,11 +105,11 @@ def candidates(preset: Preset, patients: int) -> int:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The strategy that was chosen, the validation patients under it, and every one's AUROC."""
+    """The strategy that was chosen, the validation patients under it, and every one's score."""
 
     best: str
     output: Output
-    aurocs: dict[str, float]
+    scores: dict[str, float]
 
 
 def training_strategy(strategy: str) -> str:
@@ -118,14 +122,14 @@ def judge(strategy: str, preset: Preset, judged: Judged, plan: Plan) -> Verdict:
     if strategy == training_strategy(strategy):
         outputs = {strategy: judged.output}
     else:
-        tried = STRATEGIES if strategy == "auto" else (strategy,)
+        every = STRATEGIES if plan.outcome.kind == "classes" else TABLE_1  # cues are of classes
+        tried = every if strategy == "auto" else (strategy,)
         outputs = {name: cross_weighed(name, preset, judged) for name in tried}
-    target = torch.from_numpy(judged.target)
-    aurocs = {name: positive_score(o.logits, target) for name, o in outputs.items()}
-    incumbent, best = next(iter(outputs)), max(aurocs, key=lambda name: aurocs[name])
+    scores = {name: plan.score(o.logits) for name, o in outputs.items()}
+    incumbent, best = next(iter(outputs)), max(scores, key=lambda name: scores[name])
     if not clearly_better(outputs[best].logits, outputs[incumbent].logits, plan):
         best = incumbent
-    return Verdict(best, outputs[best], aurocs)
+    return Verdict(best, outputs[best], scores)
 
 
 def fitted_weighting(strategy: str, preset: Preset, judged: Judged) -> Weighting:
@@ -189,12 +193,14 @@ def fit_theta(weighting: Weighting, judged: Judged) -> None:
         weighting.theta.data.copy_(torch.tensor([theta, 0.0]))
 
 
-def _minimise(x: Floats, large: Floats, small: Floats, y: NDArray[np.int64]) -> Floats:
+def _minimise(x: Floats, large: Floats, small: Floats, y: NDArray[Any]) -> Floats:
     """θ (F,), beside a common scale of the logits that calibration, not weighting, has to answer.
 
     Without it an overconfident mixture would be mended by leaning on the less confident branch.
     """
-    target = np.eye(large.shape[1])[y]
+    sigmoids = y.ndim == 2
+    target = np.nan_to_num(y) if sigmoids else np.eye(large.shape[1])[y]
+    known = ~np.isnan(y) if sigmoids else np.ones_like(target, dtype=bool)
     apart = large - small  # (N, K)
     penalty = np.array([LEAN, *[TILT] * (x.shape[1] - 1)])
 
@@ -203,8 +209,9 @@ def _minimise(x: Floats, large: Floats, small: Floats, y: NDArray[np.int64]) -> 
         w = expit(x @ theta)
         mixed = small + w[:, None] * apart
         z = scale * mixed
-        away = softmax(z, axis=1) - target
-        nats = -(target * log_softmax(z, axis=1)).sum() + (penalty * theta**2).sum()
+        away = known * (expit(z) - target) if sigmoids else softmax(z, axis=1) - target
+        log_prob = target * z - np.logaddexp(0, z) if sigmoids else target * log_softmax(z, axis=1)
+        nats = -(known * log_prob).sum() + (penalty * theta**2).sum()
         by_w = scale * (away * apart).sum(axis=1)  # (N,)
         slope = x.T @ (by_w * w * (1 - w)) + 2 * penalty * theta
         by_scale = (away * z).sum() + 2 * LEAN * values[0]

@@ -7,7 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from adacomed.evaluation.conformal import Sets
+from adacomed.evaluation.recalibration import Calibrator
 from adacomed.models.batch import Output
+from adacomed.training.outcome import UNNAMED, Outcome, Threshold
 from adacomed.training.scaling import FittedInputs
 
 
@@ -20,20 +23,25 @@ class Trained:
         fitted: scalers and vocabularies.
         spec: what rebuilds the model before its weights are loaded (`build_from_spec`).
         log_prior: (K,) subtracted from the logits: undoes the class weights' shift.
-        threshold: on the positive class's probability, chosen on validation.
+        threshold: on the positive class's calibrated probability, chosen on validation.
         val_output: validation patients' output in the order of the plan, prior corrected.
         history: stage, epoch, part, metric, value.
         choices: what was chosen on validation, for people.
+        calibrator: of the probabilities that the prior-corrected logits say; None: as they are.
+        sets: prediction sets of calibrated probabilities; None: there are none.
     """
 
     model: nn.Module
     fitted: FittedInputs
     spec: dict[str, Any]
     log_prior: Tensor
-    threshold: float
+    threshold: Threshold
     val_output: Output
     history: list[tuple[str, int, str, str, float]] = field(default_factory=list)
     choices: dict[str, Any] = field(default_factory=dict)
+    outcome: Outcome = UNNAMED
+    calibrator: Calibrator | None = None
+    sets: Sets | None = None
 
 
 def correct_prior(output: Output, log_prior: Tensor) -> Output:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from adacomed.models.small.trees import FROZEN
 TINY = 1e-4  # a model that is sure of a class says 1 − 1e-4 of it
 SCORED = (*FROZEN, "stack")  # kinds of small model that are made of classical ones
 Source = tuple[str, str]  # (input, kind of classical model)
+Asked = Literal["classes", "findings", "survival"]
 
 
 def sources_of(kind: str, tables: Sequence[str], vectors: Sequence[str]) -> list[Source]:
@@ -38,55 +40,79 @@ class ScoreSmall(nn.Module):
     where missing), so that two patients with the same scores still differ. Evidence of different
     inputs adds up, so the head is one weight per source; it starts with none for the cells.
 
+    A source answers Q questions: which of K classes (Q = 1, K columns of evidence); or each of K
+    findings, yes or no (Q = K, each one column of log-odds); or whether the event comes sooner
+    than usual (Q = 1, one column: the log odds ratio of all K hazards).
+
     While AdaCoMed trains, a training patient's e_small comes from models that were fitted without
     that patient (`Batch.e_small`): in-sample scores of trees would be a leak of the label.
 
     Args:
         sources: (input, kind), kind a key of `trees.FROZEN`.
         tables: table → its number of columns.
-        classes: K.
+        classes: K, columns of the head.
+        asked: what the columns are.
     """
 
     log_prior: Tensor
     speaks: Tensor
 
     def __init__(
-        self, sources: Sequence[Source], tables: Mapping[str, int], *, classes: int
+        self,
+        sources: Sequence[Source],
+        tables: Mapping[str, int],
+        *,
+        classes: int,
+        asked: Asked = "classes",
     ) -> None:
         super().__init__()
-        self.sources, self.tables, self.K = list(sources), list(tables), classes
-        self.width = len(self.sources) * classes + sum(tables.values())
-        self.scorers = nn.ModuleList(FROZEN[kind](classes) for _, kind in self.sources)
-        self.register_buffer("log_prior", torch.zeros(classes))
-        self.register_buffer("speaks", torch.ones(len(sources), dtype=torch.bool))
+        self.sources, self.tables, self.K, self.asked = list(sources), list(tables), classes, asked
+        self.Q = classes if asked == "findings" else 1
+        self.answers = classes if asked == "classes" else 2  # to each question
+        self.columns = 1 if asked == "survival" else classes  # of e_small, from each source
+        self.width = len(self.sources) * self.columns + sum(tables.values())
+        each = [FROZEN[kind](self.answers) for _, kind in self.sources for _ in range(self.Q)]
+        self.scorers = nn.ModuleList(each)  # a source's questions lie together
+        prior = (classes,) if asked == "classes" else (self.Q, self.answers)
+        self.register_buffer("log_prior", torch.zeros(prior))
+        self.register_buffer("speaks", torch.ones(len(each), dtype=torch.bool))
         self.head = nn.Linear(self.width, classes)
 
     def embed(self, batch: Batch) -> Tensor:
         """Evidence of every source beside the tables' cells, (B, width)."""
-        nothing = torch.zeros(len(batch), self.K).to(next(iter(self.head.parameters())))
+        nothing = torch.zeros(len(batch), self.answers).to(next(iter(self.head.parameters())))
         scores = []
-        for (name, _), scorer, speaks in zip(self.sources, self.scorers, self.speaks, strict=True):
-            x, here = read(batch, name)
-            scores.append(self.evidence(scorer(x), here) if speaks else nothing)
+        for i, (scorer, speaks) in enumerate(zip(self.scorers, self.speaks, strict=True)):
+            x, here = read(batch, self.sources[i // self.Q][0])
+            scores.append(self.evidence(scorer(x), here, i % self.Q) if speaks else nothing)
         return self.combine(scores, batch)
 
-    def evidence(self, log_prob: Tensor, here: Tensor) -> Tensor:
-        """Log-probabilities (B, K) of one source → its evidence, 0 where `here` (B,) is false."""
-        told = log_prob.clamp(math.log(TINY), math.log1p(-TINY)) - self.log_prior.to(log_prob)
+    def evidence(self, log_prob: Tensor, here: Tensor, question: int = 0) -> Tensor:
+        """What one source says to a question, centred over its answers.
+
+        Args:
+            log_prob: (B, answers).
+            here: (B,), who has the input; the others' evidence is 0.
+        """
+        prior = self.log_prior.view(self.Q, -1)[question].to(log_prob)
+        told = log_prob.clamp(math.log(TINY), math.log1p(-TINY)) - prior
         return torch.where(here[:, None], told - told.mean(dim=-1, keepdim=True), 0.0)
 
     def combine(self, scores: Sequence[Tensor], batch: Batch) -> Tensor:
-        """e_small (B, width) of the sources' evidence, each (B, K)."""
+        """e_small (B, width) of the scorers' evidence, each (B, answers)."""
+        if self.asked != "classes":
+            scores = [told[:, 1:] - told[:, :1] for told in scores]  # yes against no
         cells = [read(batch, table)[0].nan_to_num() for table in self.tables]
         return torch.cat([*scores, *cells], dim=-1)
 
     def weigh(self, weights: Tensor, bias: Tensor) -> None:
-        """Start the head from one weight per source, (S,), and a bias (K,)."""
-        S = len(self.sources)
+        """Start the head from one weight per source and question, (S, Q), and a bias (K,)."""
+        S, P = len(self.sources), self.columns
+        own = torch.ones(self.K, 1) if self.asked == "survival" else torch.eye(self.K)  # (K, P)
         with torch.no_grad():
             self.head.weight.zero_()
-            blocks = self.head.weight[:, : S * self.K].view(self.K, S, self.K)
-            blocks.copy_(weights[None, :, None] * torch.eye(self.K)[:, None, :])
+            blocks = self.head.weight[:, : S * P].view(self.K, S, P)
+            blocks.copy_(weights[None] * own[:, None, :])
             self.head.bias.copy_(bias)
 
     def forward(self, batch: Batch) -> Output:
