@@ -20,18 +20,26 @@ def _check_metric(
     name: str,
     oracle: Callable[[np.ndarray, np.ndarray], float],
     undefined: tuple[tuple[list[int], list[float]], ...] = (),
+    best: float | None = None,
+    atol: float = 1e-12,
 ) -> None:
     """What any metric must do, whatever it measures.
 
     Args:
         oracle: (label, prob) → the metric by another implementation; NaN where it is undefined.
         undefined: (label, prob) for which there is no value.
+        best: what perfect predictions get; default 1, or 0 where lower is better.
+        atol: how near the oracle comes.
     """
-    function, higher_is_better, label = METRICS[name]
+    function, higher_is_better, label, _ = METRICS[name]
     assert label
 
+    def one(y, p):
+        return function(Scored.of(y, p))[0]
+
     perfect = metrics([0, 1, 0, 1, 1], [0.0, 1.0, 0.0, 1.0, 1.0])[name]
-    assert perfect == pytest.approx(1.0 if higher_is_better else 0.0, abs=1e-12)
+    best = float(higher_is_better) if best is None else best
+    assert perfect == pytest.approx(best, abs=1e-12, nan_ok=True)
     for y, p in undefined:
         assert np.isnan(metrics(y, p)[name])
 
@@ -47,14 +55,14 @@ def _check_metric(
     def check(rows, random):
         y, p, count = (np.array(column) for column in zip(*rows, strict=True))
         p = p / GRID
-        value = metrics(y, p)[name]
-        np.testing.assert_allclose(value, oracle(y, p), atol=1e-12)
+        value = one(y, p)
+        np.testing.assert_allclose(value, oracle(y, p), rtol=max(atol, 1e-7), atol=atol)
         order = random.sample(range(len(y)), len(y))
-        np.testing.assert_allclose(metrics(y[order], p[order])[name], value, atol=1e-12)
+        np.testing.assert_allclose(one(y[order], p[order]), value, atol=atol)
         # a weight is a repetition: this is what the bootstrap relies on
         counted = function(Scored.of(y, p, weight=np.stack([count, np.ones(len(y))])))
-        repeated = metrics(np.repeat(y, count), np.repeat(p, count))[name]
-        np.testing.assert_allclose(counted, [repeated, value], atol=1e-12)
+        repeated = one(np.repeat(y, count), np.repeat(p, count))
+        np.testing.assert_allclose(counted, [repeated, value], rtol=max(atol, 1e-7), atol=atol)
 
     check()
 

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from adacomed.evaluation.compare import markdown, paired, summarise, text_paired, text_table
-from adacomed.evaluation.tables import SHOWN, summary_grid
+from adacomed.evaluation.tables import SHOWN, further_grids, summary_grid, text_further
 
 SUMMARY = pl.DataFrame(
     {
@@ -83,6 +83,52 @@ def test_paired_by_hand():
     assert markdown(table).splitlines()[2] == (
         "| adacomed − small | 618 | AUROC | 0.012 (0.001 to 0.025) | <0.001 | <0.001 |"
     )
+
+
+def test_winners_and_further_tests_have_their_columns():
+    table = pl.DataFrame(
+        {
+            "task": "death",
+            "method": ["small", "forest"],
+            "reference": "adacomed",
+            "metric": "auroc",
+            "n": 618,
+            "difference": [0.0123, -0.0071],
+            "low": [0.001, -0.02],
+            "high": [0.0251, 0.0049],
+            "p": [0.0004, 0.31],
+            "p_holm": [0.0008, 0.31],
+            "p_delong": [0.001, 0.2],
+            "p_delong_holm": [0.002, 0.2],
+            "p_corrected": pl.Series([None, None], dtype=pl.Float64),
+            "p_corrected_holm": pl.Series([None, None], dtype=pl.Float64),
+            "winner": ["adacomed", ""],
+        }
+    )
+    header, _, won, level = markdown(table).splitlines()
+    assert header.endswith("| p | p (Holm) | DeLong (Holm) | winner |")
+    assert won.endswith("| <0.001 | <0.001 | 0.002 | adacomed |")
+    assert level.endswith("| 0.310 | 0.310 | 0.200 | – |")
+
+
+def test_probabilities_and_decisions_fit_the_width(table):
+    frame = table(methods={f"method-{i}": 1.0 for i in range(5)})
+    summary = summarise(frame, n=20)
+    text = text_further(summary, 80)
+    lines = text.splitlines()
+    assert lines[0] == "Probabilities and decisions, 95 % intervals in brackets"
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("Brier") for line in lines) == 3  # 2 + 2 + 1 methods
+    assert [m for line in lines for m in line.split() if m.startswith("method-")] == [
+        f"method-{i}" for i in range(5)
+    ]
+    slope = next(line for line in lines if line.startswith("Calibration slope"))
+    assert f"{summary['calibration_slope'][0]:.3f} (" in slope
+    assert " to " in slope
+    assert len(further_grids(summary, 200)) == 1
+    both = pl.concat([summary, summary.with_columns(task=pl.lit("icu"))])
+    assert [grid[0][0] for grid in further_grids(both, 200)] == ["death", "icu"]
+    assert text_further(summary.select("task", "method", "n")) == ""
 
 
 @pytest.mark.parametrize("events", [0, 30])

@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit, logit
 
 from adacomed.evaluation.intervals import wilson
-from adacomed.evaluation.scored import Floats, Ints
-
-EPS = 1e-12  # a probability of exactly 0 or 1 has no log-odds: it is moved in by this much
+from adacomed.evaluation.probability import BINS, binned_error
+from adacomed.evaluation.scored import Floats, Ints, Scored
 
 
 class Recalibration(NamedTuple):
@@ -50,7 +48,7 @@ def calibration_curve(label: ArrayLike, prob: ArrayLike, bins: int = 10) -> dict
     }
 
 
-def ece(label: ArrayLike, prob: ArrayLike, bins: int = 15) -> float:
+def ece(label: ArrayLike, prob: ArrayLike, bins: int = BINS) -> float:
     """Expected calibration error: mean |observed − predicted| over equal-width bins, by size.
 
     Args:
@@ -63,10 +61,7 @@ def ece(label: ArrayLike, prob: ArrayLike, bins: int = 15) -> float:
     Source: Naeini et al., AAAI 2015; 15 bins as Guo et al., ICML 2017.
     """
     y, p = _checked(label, prob)
-    if not len(p):
-        return float("nan")
-    n, total, events = _binned(np.minimum((p * bins).astype(np.int64), bins - 1), y, p)
-    return float(np.abs(events - total).sum() / n.sum())
+    return float(binned_error(y, p, np.ones((1, len(y))), bins)[0])
 
 
 def slope_intercept(label: ArrayLike, prob: ArrayLike) -> Recalibration:
@@ -83,40 +78,8 @@ def slope_intercept(label: ArrayLike, prob: ArrayLike) -> Recalibration:
     Source: Cox, Biometrika 1958.
     """
     y, p = _checked(label, prob)
-    x = logit(np.clip(p, EPS, 1 - EPS))
-    if y.all() or not y.any() or _separated(y, x):
-        return Recalibration(float("nan"), float("nan"))
-    scale = x.std()
-    design = np.stack([np.ones_like(x), (x - x.mean()) / scale], axis=1)
-    beta = _newton(design, y.astype(np.float64))
-    slope = beta[1] / scale
-    return Recalibration(float(slope), float(beta[0] - slope * x.mean()))
-
-
-def _separated(y: Ints, x: Floats) -> bool:
-    """Whether the likelihood has no maximum: a cut parts the classes, or x is one value only."""
-    one, zero = x[y == 1], x[y == 0]
-    return bool(zero.max() <= one.min() or one.max() <= zero.min())
-
-
-def _newton(design: Floats, y: Floats) -> Floats:
-    """Logistic regression by Newton's method, each step halved until the likelihood rises."""
-
-    def likelihood(beta: Floats) -> float:
-        z = design @ beta
-        return float(y @ z - np.logaddexp(0, z).sum())
-
-    beta = np.zeros(design.shape[1])
-    for _ in range(100):
-        p = expit(design @ beta)
-        information = design.T @ (design * (p * (1 - p))[:, None])
-        step = np.linalg.lstsq(information, design.T @ (y - p))[0]
-        while likelihood(beta + step) < likelihood(beta) and np.abs(step).max() > 1e-12:
-            step /= 2
-        beta = beta + step
-        if np.abs(step).max() < 1e-10:
-            break
-    return beta
+    [(slope, intercept)] = Scored.of(y, p).recalibrated
+    return Recalibration(float(slope[0]), float(intercept[0]))
 
 
 def _binned(index: Ints, y: Ints, p: Floats) -> tuple[Floats, Floats, Floats]:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from adacomed.errors import InputError, nearest
 from adacomed.evaluation.discrimination import METRICS
-from adacomed.evaluation.intervals import bootstrap_p, delong, holm, percentile
+from adacomed.evaluation.intervals import bootstrap_p, percentile
+from adacomed.evaluation.limits import limits
+from adacomed.evaluation.notes import note
 from adacomed.evaluation.predictions import Cells, listed, read_predictions
 from adacomed.evaluation.scored import Floats
 from adacomed.evaluation.tables import markdown, text_paired, text_table
+from adacomed.evaluation.verdict import TESTS, corrected_ps, delong_p, judged
 from adacomed.schema import TEST, Predictions
 
 __all__ = ["markdown", "paired", "read_predictions", "summarise", "text_paired", "text_table"]
-
-FEW = 20  # samples of the rarer class below which a row gets a note
 
 
 def summarise(
@@ -33,9 +33,10 @@ def summarise(
 
     The folds of one repeat and seed are pooled, a metric is computed per repeat and seed, and
     averaged over these. Its interval comes from resampling subjects, all rows of a subject in all
-    repeats together, stratified by label (percentile). AUROC has DeLong's interval instead where
-    each subject has one row and the task two classes. Decisions use the row's `threshold`, else
-    0.5. Rows without a label are left out; choosing subgroups is the caller's job.
+    repeats together, stratified by label. Where each subject has one row and the task two classes,
+    AUROC has DeLong's interval instead (Newcombe's where DeLong's has no variance) and shares have
+    Wilson's; see `limits`. Decisions use the row's `threshold`, else 0.5. Rows without a label are
+    left out; choosing subgroups is the caller's job.
 
     Args:
         predictions: schema.Predictions; threshold, repeat, fold, seed may be absent.
@@ -44,8 +45,9 @@ def summarise(
         seed: of the resampling.
     Returns:
         task, method, n (samples), n_events (of class 1; null with K > 2), then for each metric
-        `<metric>`, `<metric>_low`, `<metric>_high`; auroc_interval ("DeLong" or "bootstrap") and
-        note ("" or a warning, such as "4 events: the interval is wide"). No rows: an empty table.
+        `<metric>`, `<metric>_low`, `<metric>_high`; auroc_interval ("DeLong", "Newcombe",
+        "bootstrap" or "constant scores") and note ("" or a warning, such as "4 events: the
+        interval is wide", and the reason of every NaN). No rows: an empty table.
     Raises:
         InputError: an unknown metric, a sample twice in one repeat and seed, or n < 1.
     """
@@ -65,35 +67,17 @@ def _schema(names: list[str]) -> dict[str, type[pl.DataType]]:
 
 
 def _row(cells: Cells, names: list[str], n: int, seed: int) -> dict[str, object]:
-    rows = cells.rows
     value = cells.value(names)
-    low, high = percentile(cells.resampled(names, n, seed))
-    by_delong = cells.K == 2 and cells.independent
-    if by_delong and "auroc" in names:
-        i = names.index("auroc")
-        _, low[i], high[i] = delong(rows[Predictions.LABEL], rows[Predictions.PROB])
-    samples = rows.unique(Predictions.SAMPLE_ID)
+    low, high, auroc_interval = limits(cells, names, value, cells.resampled(names, n, seed))
+    samples = cells.rows.unique(Predictions.SAMPLE_ID)
     row: dict[str, object] = {Predictions.TASK: cells.task, Predictions.METHOD: cells.method}
     row["n"] = len(samples)
     row["n_events"] = int((samples[Predictions.LABEL] == 1).sum()) if cells.K == 2 else None
     for i, name in enumerate(names):
         found = (float(value[i]), float(low[i]), float(high[i]))
         row |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
-    row["auroc_interval"] = "DeLong" if by_delong else "bootstrap"
-    return row | {"note": _note(samples[Predictions.LABEL].to_numpy(), cells.K)}
-
-
-def _note(label: np.ndarray, K: int) -> str:
-    """A warning where the rarer class (K > 2: any class) has few samples."""
-    count = np.bincount(label, minlength=K)
-    rarest = int(count.argmin())
-    if count[rarest] >= FEW:
-        return ""
-    what = ("non-events", "events")[rarest] if K == 2 else f"samples of class {rarest}"
-    if count[rarest] == 1:
-        what = what.replace("events", "event").replace("samples", "sample")
-    said = "AUROC is not defined" if count[rarest] == 0 else "the interval is wide"
-    return f"{count[rarest] or 'no'} {what}: {said}"
+    row["auroc_interval"] = auroc_interval
+    return row | {"note": note(cells, names, value, low, high)}
 
 
 HEADLINES = ("auroc", "auprc")  # what methods are compared by; each is a family of its own
@@ -123,7 +107,10 @@ def paired(
         n: resamples.
     Returns:
         task, method, reference, metric, n (samples), difference, low, high (95 %, percentile),
-        p (two-sided, bootstrap: at least 2/(n + 1)), p_holm (over all rows of the table).
+        p (two-sided, bootstrap: at least 2/(n + 1)), p_delong (paired DeLong; null unless AUROC of
+        two classes and one row a subject), p_corrected (corrected resampled t-test; null without
+        folds), each followed by its `_holm` (adjusted over all rows of the table), and winner (""
+        unless the interval is clear of 0 and every test's p_holm below 0.05).
     Raises:
         InputError: no such reference or metric, or a method was not tested on exactly the samples
             (in each repeat and seed) of the reference; it says how many differ.
@@ -135,13 +122,22 @@ def paired(
         raise InputError(f"no method {reference!r} to compare with{nearest(reference, methods)}")
     rows = []
     for base in (c for c in groups if c.method == reference):
-        draws = base.resampled([name], n, seed)
-        others = (c for c in groups if c.task == base.task and c is not base)
-        rows += [_against(base, draws, other, name, seed) for other in others]
+        others = [c for c in groups if c.task == base.task and c is not base]
+        rows += _against_all(base, others, name, n, seed)
     text = dict.fromkeys((Predictions.TASK, Predictions.METHOD, "reference", "metric"), pl.String)
-    numbers = dict.fromkeys(("difference", "low", "high", "p"), pl.Float64)
-    table = pl.DataFrame(rows, schema={**text, "n": pl.Int64, **numbers})
-    return table.with_columns(pl.Series("p_holm", holm(table["p"]), dtype=pl.Float64))
+    numbers = dict.fromkeys(("difference", "low", "high", *TESTS), pl.Float64)
+    return judged(pl.DataFrame(rows, schema={**text, "n": pl.Int64, **numbers}))
+
+
+def _against_all(
+    base: Cells, others: list[Cells], metric: str, n: int, seed: int
+) -> list[dict[str, object]]:
+    """A row per other method of the task."""
+    draws = base.resampled([metric], n, seed)
+    rows = [_against(base, draws, other, metric, seed) for other in others]
+    tested = pl.concat([base.rows, *(other.rows for other in others)])
+    corrected = corrected_ps(tested, base.method, metric)
+    return [row | {"p_corrected": corrected.get(str(row["method"]))} for row in rows]
 
 
 def _against(base: Cells, draws: Floats, other: Cells, metric: str, seed: int) -> dict[str, object]:
@@ -159,6 +155,7 @@ def _against(base: Cells, draws: Floats, other: Cells, metric: str, seed: int) -
         "low": float(low[0]),
         "high": float(high[0]),
         "p": float(bootstrap_p(values)[0]),
+        "p_delong": delong_p(base, other, metric),
     }
 
 

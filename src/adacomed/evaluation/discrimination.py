@@ -12,101 +12,94 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from adacomed.evaluation.decisions import macro, net_benefit, operating_point, right, share
+from adacomed.evaluation.probability import (
+    brier,
+    calibration_intercept,
+    calibration_slope,
+    expected_calibration_error,
+    log_loss,
+)
 from adacomed.evaluation.scored import HALF, Floats, Scored, ratio
 
 
 # ---- ranking ------------------------------------------------------------------------------------
-def _area(pos: Floats, neg: Floats) -> Floats:
-    below = np.cumsum(neg, axis=1) - neg / 2  # a tie counts half
+def _area(pos: Floats, neg: Floats, below: Floats) -> Floats:
+    below = below[:, :-1] + neg / 2  # a tie counts half
     return ratio((pos * below).sum(axis=1), pos.sum(axis=1) * neg.sum(axis=1))
 
 
-def _average_precision(pos: Floats, neg: Floats) -> Floats:
-    """Σ (step in recall) · precision from the highest score down; ties enter together."""
-    hit, drawn = pos[:, ::-1], (pos + neg)[:, ::-1]
-    precision = np.nan_to_num(ratio(np.cumsum(hit, axis=1), np.cumsum(drawn, axis=1)))
-    P = np.where(neg.sum(axis=1) > 0, pos.sum(axis=1), 0)  # one class only: undefined
-    return ratio((hit * precision).sum(axis=1), P)
+def _average_precision(step: Floats, hit: Floats, other: Floats) -> Floats:
+    """Σ (step in recall) · precision, over the cuts at each distinct score; ties enter together.
+
+    Args:
+        step: (R, G) weight of the sought class at each score.
+        hit: (R, G) the same, of all that the cut takes in.
+        other: (R, G) weight of the rest that it takes in.
+    """
+    area: Floats = (step * np.nan_to_num(ratio(hit, hit + other))).sum(axis=1)
+    return area
 
 
 def _auroc(s: Scored) -> Floats:
-    area: Floats = np.mean([_area(pos, neg) for pos, neg in s.ranked], axis=0)
+    pairs = zip(s.ranked, s.below, strict=True)
+    area: Floats = np.mean([_area(*weight, below) for weight, (_, below) in pairs], axis=0)
     return area
 
 
 def _auprc(s: Scored) -> Floats:
-    area: Floats = np.mean([_average_precision(pos, neg) for pos, neg in s.ranked], axis=0)
+    found = []
+    for (step, _), (pos, neg) in zip(s.ranked, s.below, strict=True):
+        hit, other = (w[:, -1:] - w[:, :-1] for w in (pos, neg))
+        found.append(_share_of_both(_average_precision(step, hit, other), pos, neg))
+    area: Floats = np.mean(found, axis=0)
     return area
 
 
 def _auprc_negative(s: Scored) -> Floats:
-    if s.K > 2:
-        return np.full(len(s.weight), np.nan)
-    [(pos, neg)] = s.ranked
-    return _average_precision(neg[:, ::-1], pos[:, ::-1])
+    found = []
+    for (_, step), (pos, neg) in zip(s.ranked, s.below, strict=True):
+        value = _average_precision(step, neg[:, 1:], pos[:, 1:])  # from the lowest score up
+        found.append(_share_of_both(value, neg, pos))
+    area: Floats = np.mean(found, axis=0)
+    return area
+
+
+def _share_of_both(value: Floats, sought: Floats, rest: Floats) -> Floats:
+    """The sum over the weight of the sought class; NaN with one class only."""
+    return ratio(value, np.where(rest[:, -1] > 0, sought[:, -1], 0))
 
 
 # ---- decisions ----------------------------------------------------------------------------------
-def _macro(s: Scored, value: Floats) -> Floats:
-    """Mean of (R, K) over the classes; NaN where a class has no sample."""
-    return np.where((s.confusion.sum(axis=2) > 0).all(axis=1), value.mean(axis=1), np.nan)
-
-
-def _right(s: Scored) -> Floats:
-    return np.diagonal(s.confusion, axis1=1, axis2=2)
-
-
 def _acc(s: Scored) -> Floats:
-    return ratio(_right(s).sum(axis=1), s.confusion.sum(axis=(1, 2)))
+    return ratio(right(s).sum(axis=1), s.confusion.sum(axis=(1, 2)))
 
 
 def _macro_precision(s: Scored) -> Floats:
     # A class never decided for has no precision; it counts 0 in the mean, as in scikit-learn.
-    return _macro(s, np.nan_to_num(ratio(_right(s), s.confusion.sum(axis=1))))
+    return macro(s, np.nan_to_num(ratio(right(s), s.confusion.sum(axis=1))))
 
 
 def _macro_recall(s: Scored) -> Floats:
-    return _macro(s, ratio(_right(s), s.confusion.sum(axis=2)))
+    return macro(s, ratio(right(s), s.confusion.sum(axis=2)))
 
 
 def _macro_f1(s: Scored) -> Floats:
     both = s.confusion.sum(axis=1) + s.confusion.sum(axis=2)
-    return _macro(s, ratio(2 * _right(s), both))
+    return macro(s, ratio(2 * right(s), both))
 
 
-def _share(true: int, *, of: Literal["label", "decision"]) -> Callable[[Scored], Floats]:
-    """Share of right ones among those labelled, or decided, `true`; binary tasks only."""
-
-    def function(s: Scored) -> Floats:
-        if s.K > 2:
-            return np.full(len(s.weight), np.nan)
-        whole = s.confusion.sum(axis=2 if of == "label" else 1)
-        return ratio(_right(s)[:, true], whole[:, true])
-
-    return function
-
-
-# ---- probabilities ------------------------------------------------------------------------------
-def _mean(s: Scored, value: Floats) -> Floats:
-    return ratio(s.weight @ value, s.weight.sum(axis=1))
-
-
-def _brier(s: Scored) -> Floats:
-    square = ((s.prob - np.eye(s.K)[s.label]) ** 2).sum(axis=1)
-    return _mean(s, square / 2 if s.K == 2 else square)
-
-
-def _log_loss(s: Scored) -> Floats:
-    true = s.prob[np.arange(len(s.label)), s.label]
-    return _mean(s, -np.log(np.clip(true, np.finfo(np.float64).eps, 1)))
-
-
+# ---- all of them --------------------------------------------------------------------------------
 class Metric(NamedTuple):
-    """A metric: (R,) values of scored samples, whether more is better, and its name for people."""
+    """A metric: (R,) values of scored samples, whether more is better, and its name for people.
+
+    `target` is the best value of a metric for which neither more nor less is better.
+    """
 
     function: Callable[[Scored], Floats]
     higher_is_better: bool
     label: str
+    target: float | None = None
 
 
 METRICS: dict[str, Metric] = {
@@ -117,12 +110,22 @@ METRICS: dict[str, Metric] = {
     "mAR": Metric(_macro_recall, True, "mAR"),
     "mF1": Metric(_macro_f1, True, "mF1"),
     "auprc_negative": Metric(_auprc_negative, True, "AUPRC of the negative class"),
-    "brier": Metric(_brier, False, "Brier"),
-    "log_loss": Metric(_log_loss, False, "Log loss"),
-    "sensitivity": Metric(_share(1, of="label"), True, "Sensitivity"),
-    "specificity": Metric(_share(0, of="label"), True, "Specificity"),
-    "ppv": Metric(_share(1, of="decision"), True, "PPV"),
-    "npv": Metric(_share(0, of="decision"), True, "NPV"),
+    "brier": Metric(brier, False, "Brier"),
+    "log_loss": Metric(log_loss, False, "Log loss"),
+    "calibration_slope": Metric(calibration_slope, True, "Calibration slope", 1.0),
+    "calibration_intercept": Metric(calibration_intercept, True, "Calibration intercept", 0.0),
+    "ece": Metric(expected_calibration_error, False, "ECE"),
+    "sensitivity": Metric(share(1, of="label"), True, "Sensitivity"),
+    "specificity": Metric(share(0, of="label"), True, "Specificity"),
+    "ppv": Metric(share(1, of="decision"), True, "PPV"),
+    "npv": Metric(share(0, of="decision"), True, "NPV"),
+    "sensitivity_at_90_specificity": Metric(
+        operating_point("sensitivity", 0.9), True, "Sens. at 90 % spec."
+    ),
+    "specificity_at_90_sensitivity": Metric(
+        operating_point("specificity", 0.9), True, "Spec. at 90 % sens."
+    ),
+    "net_benefit": Metric(net_benefit, True, "Net benefit"),
 }
 
 
@@ -132,10 +135,10 @@ def metrics(
     """Every metric of METRICS; one that is not defined (a class has no sample) is NaN.
 
     mAP, mAR and mF1 are macro-averaged precision, recall and F1, not average precision: the mean
-    over the classes, each class against the rest, after the decision. AUROC and AUPRC (average
-    precision) of K > 2 classes are macro one-vs-rest; auprc_negative, sensitivity, specificity,
-    ppv and npv are for binary tasks and NaN otherwise. Brier is the mean of (p − y)², for K > 2
-    summed over the classes; log loss is in nats.
+    over the classes, each class against the rest, after the decision. With K > 2 classes all but
+    acc, brier and log_loss are such macro one-vs-rest means, and net_benefit, which needs one
+    threshold, is NaN. Brier is the mean of (p − y)², for K > 2 summed over the classes; log loss is
+    in nats; the calibration slope and intercept are NaN where the scores separate the classes.
 
     Args:
         label: (N,) integer class; binary: 1 is the positive one.

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
+from scipy.stats import t as students_t
 
 from adacomed.evaluation.scored import Floats
 
@@ -63,18 +64,34 @@ def delong_covariance(label: ArrayLike, prob: ArrayLike) -> tuple[Floats, Floats
     J, (m, n) = len(p), ((y == 1).sum(), (y == 0).sum())
     if m == 0 or n == 0:
         return np.full(J, np.nan), np.full((J, J), np.nan)
-    ranks = rankdata(p, axis=1)
-    # Placement values: the share of negatives below each positive, of positives above each negative
-    v10 = (ranks[:, y == 1] - rankdata(p[:, y == 1], axis=1)) / n  # (J, m)
-    v01 = 1 - (ranks[:, y == 0] - rankdata(p[:, y == 0], axis=1)) / m  # (J, n)
+    v10, v01 = _placements(y, p)
     if m < 2 or n < 2:
         return v10.mean(axis=1), np.full((J, J), np.nan)
     covariance = np.atleast_2d(np.cov(v10)) / m + np.atleast_2d(np.cov(v01)) / n
     return v10.mean(axis=1), covariance
 
 
+def _placements(y: NDArray[Any], p: Floats) -> tuple[Floats, Floats]:
+    """Share of negatives below each positive (J, m), of positives above each negative (J, n)."""
+    ranks, one, zero = rankdata(p, axis=1), y == 1, y == 0
+    v10: Floats = (ranks[:, one] - rankdata(p[:, one], axis=1)) / zero.sum()
+    v01: Floats = 1 - (ranks[:, zero] - rankdata(p[:, zero], axis=1)) / one.sum()
+    return v10, v01
+
+
+def _degrees(label: ArrayLike, prob: ArrayLike) -> float:
+    """Satterthwaite's degrees of freedom of the sum of the two classes' variances."""
+    placed = _placements(np.asarray(label), np.asarray(prob, dtype=np.float64)[None])
+    parts = [(float(v.var(ddof=1)) / v.size, v.size) for v in placed]
+    return sum(s for s, _ in parts) ** 2 / sum(s**2 / (size - 1) for s, size in parts)
+
+
 def delong(
-    label: ArrayLike, prob: ArrayLike, level: float = LEVEL, logit_scale: bool = False
+    label: ArrayLike,
+    prob: ArrayLike,
+    level: float = LEVEL,
+    logit_scale: bool = False,
+    student: bool = False,
 ) -> Interval:
     """AUROC with DeLong's confidence interval; patients must be independent (one row each).
 
@@ -83,16 +100,20 @@ def delong(
         prob: (N,) score, any scale.
         logit_scale: make the interval on logit(AUROC): it stays inside (0, 1) and covers better
             near 1. Otherwise the symmetric interval, cut to [0, 1].
+        student: Student's t with Satterthwaite's degrees of freedom in place of the normal
+            quantile, for a variance that is estimated from a few patients of a class.
     Returns:
         The limits are NaN where the classes are separated completely (no variance) or a class has
         fewer than 2 samples; all three are NaN with one class.
-    Source: DeLong et al., Biometrics 1988; Pepe 2003, Sec. 5.2.4 (logit).
+    Source: DeLong et al., Biometrics 1988; Pepe 2003, Sec. 5.2.4 (logit); Brunner & Munzel,
+        Biom. J. 2000 (degrees of freedom).
     """
     area, covariance = delong_covariance(label, np.asarray(prob)[None])
     value, error = float(area[0]), float(np.sqrt(covariance[0, 0]))
     if not error > 0:
         return Interval(value, float("nan"), float("nan"))
-    z = norm.isf((1 - level) / 2)
+    tail = (1 - level) / 2
+    z = students_t.isf(tail, _degrees(label, prob)) if student else norm.isf(tail)
     if logit_scale:
         half = z * error / (value * (1 - value))
         return Interval(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)))

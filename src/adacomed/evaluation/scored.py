@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logit
+
+from adacomed.evaluation.logistic import logistic_line
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 HALF = 0.5  # the decision threshold of a binary task where none was chosen
+EPS = 1e-12  # a probability of exactly 0 or 1 has no log-odds: it is moved in by this much
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,14 @@ class Scored:
         prob: (N, K) score of each class.
         decision: (N,) class decided for.
         weight: (R, N), ≥ 0; in a bootstrap, how often each sample was drawn.
+        threshold: (N,) of the decision; of no use with K > 2.
     """
 
     label: Ints
     prob: Floats
     decision: Ints
     weight: Floats
+    threshold: Floats
 
     @classmethod
     def of(
@@ -62,9 +69,10 @@ class Scored:
         if not (np.isin(y, np.arange(p.shape[1])) & (y == np.asarray(label))).all():
             raise ValueError(f"label must hold the classes 0 … {p.shape[1] - 1} only")
         cut = np.asarray(HALF if threshold is None else threshold, dtype=np.float64)
+        cut = np.broadcast_to(cut, y.shape)
         decision = (p[:, 1] >= cut).astype(np.int64) if p.shape[1] == 2 else p.argmax(axis=1)
         w = np.ones((1, len(y))) if weight is None else np.asarray(weight, dtype=np.float64)
-        return cls(y, p, decision, w)
+        return cls(y, p, decision, w, cut)
 
     @property
     def K(self) -> int:
@@ -84,8 +92,28 @@ class Scored:
 
         One pair for a binary task; for K > 2 one per class against the rest.
         """
-        classes = [1] if self.K == 2 else range(self.K)
-        return [_by_score(self.label == k, self.prob[:, k], self.weight) for k in classes]
+        return [
+            _by_score(self.label == k, self.prob[:, k], self.weight) for k in self.scored_classes
+        ]
+
+    @cached_property
+    def below(self) -> list[tuple[Floats, Floats]]:
+        """`ranked` added up: weight below each distinct score, and last below none: (R, G + 1)."""
+        return [(_below(pos), _below(neg)) for pos, neg in self.ranked]
+
+    @property
+    def scored_classes(self) -> Sequence[int]:
+        """The classes that are held against the rest: 1 of a binary task, else every one."""
+        return [1] if self.K == 2 else range(self.K)
+
+    @cached_property
+    def recalibrated(self) -> list[tuple[Floats, Floats]]:
+        """Slope and intercept (R,) of the recalibration line on the log-odds, as `ranked`."""
+        distinct = [np.unique(self.prob[:, k]) for k in self.scored_classes]
+        return [
+            logistic_line(logit(np.clip(p, EPS, 1 - EPS)), pos, neg)
+            for p, (pos, neg) in zip(distinct, self.ranked, strict=True)
+        ]
 
 
 def _by_score(positive: NDArray[np.bool_], score: Floats, weight: Floats) -> tuple[Floats, Floats]:
@@ -96,6 +124,12 @@ def _by_score(positive: NDArray[np.bool_], score: Floats, weight: Floats) -> tup
     w = weight[:, order]
     hit = w * positive[order]
     return np.add.reduceat(hit, starts, axis=1), np.add.reduceat(w - hit, starts, axis=1)
+
+
+def _below(weight: Floats) -> Floats:
+    total = np.zeros((len(weight), weight.shape[1] + 1))
+    np.cumsum(weight, axis=1, out=total[:, 1:])
+    return total
 
 
 def ratio(a: Floats, b: Floats) -> Floats:

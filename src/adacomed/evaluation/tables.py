@@ -11,6 +11,21 @@ from adacomed.evaluation.discrimination import METRICS
 from adacomed.schema import Predictions
 
 SHOWN = ("auroc", "auprc", "acc", "mAP", "mAR", "mF1")  # the paper's six
+FURTHER = (  # the second table: rows, as they are too many for columns
+    "brier",
+    "log_loss",
+    "calibration_slope",
+    "calibration_intercept",
+    "ece",
+    "sensitivity",
+    "specificity",
+    "ppv",
+    "npv",
+    "sensitivity_at_90_specificity",
+    "specificity_at_90_sensitivity",
+    "net_benefit",
+)
+FURTHER_TITLE = "Probabilities and decisions"
 WITH_INTERVAL = ("auroc", "auprc")  # in a terminal, where six intervals are too wide
 NONE = "–"
 Grid = tuple[list[str], list[list[str]]]  # header, rows
@@ -66,29 +81,80 @@ def summary_grid(table: pl.DataFrame, intervals: Sequence[str] = SHOWN) -> Grid:
             limits = (row[f"{m}_low"], row[f"{m}_high"]) if m in intervals else (None, None)
             cells.append(estimate(row[m], *limits))
         rows.append([row[Predictions.TASK], *cells])
-    return _without_one_task(["task", *header], rows)
+    return without_one_task(["task", *header], rows)
+
+
+def further_grids(table: pl.DataFrame, width: int = 80) -> list[Grid]:
+    """`Probabilities and decisions`: metrics down, methods across, as many as the width holds.
+
+    Args:
+        table: `compare.summarise`'s.
+        width: columns of the terminal, ≥ 60.
+    Returns:
+        A grid per task and handful of methods, the metric's name first; none where the table has
+        none of the metrics.
+    """
+    names = [name for name in FURTHER if name in table.columns]
+    if not names or table.is_empty():
+        return []
+    label = max(len(METRICS[name].label) for name in names)
+    several, grids = table[Predictions.TASK].n_unique() > 1, []
+    for part in table.partition_by(Predictions.TASK, maintain_order=True):
+        cells = {m: _column(row, names) for m, row in _by_method(part)}
+        across = max(1, (width - label) // (2 + max(map(len, sum(cells.values(), [*cells])))))
+        head = part[Predictions.TASK][0] if several else "metric"
+        methods = list(cells)
+        for start in range(0, len(methods), across):
+            some = methods[start : start + across]
+            rows = zip(*(cells[m] for m in some), strict=True)
+            lines = [[METRICS[name].label, *row] for name, row in zip(names, rows, strict=True)]
+            grids.append(([head, *some], lines))
+    return grids
+
+
+def _by_method(part: pl.DataFrame) -> list[tuple[str, dict[str, object]]]:
+    return [(str(row[Predictions.METHOD]), row) for row in part.iter_rows(named=True)]
+
+
+def _column(row: dict[str, object], names: list[str]) -> list[str]:
+    """The metrics of one method; an interval that can be negative has `to` in it."""
+    signed = ("calibration_intercept", "net_benefit", "calibration_slope")
+    return [
+        estimate(row[n], row[f"{n}_low"], row[f"{n}_high"], between=" to " if n in signed else "–")
+        for n in names
+    ]
+
+
+TESTED = {"p_delong_holm": "DeLong (Holm)", "p_corrected_holm": "folds (Holm)"}
 
 
 def paired_grid(table: pl.DataFrame) -> Grid:
-    """`compare.paired`'s table as text, in its order."""
+    """`compare.paired`'s table as text, in its order; a test made nowhere has no column."""
+    tested = {c: head for c, head in TESTED.items() if c in table and table[c].count()}
+    judged = "winner" in table.columns
     header = ["task", "comparison", "n", "metric", "difference (95 % CI)", "p", "p (Holm)"]
+    header += [*tested.values(), *(["winner"] * judged)]
     rows = []
     for row in table.iter_rows(named=True):
         gap = estimate(row["difference"], row["low"], row["high"], 3, " to ")
         what = f"{row['reference']} − {row[Predictions.METHOD]}"
-        ps = [p_value(row["p"]), p_value(row["p_holm"])]
+        ps = [p_value(row[c]) for c in ("p", "p_holm", *tested)]
+        won = [row["winner"] or NONE] if judged else []
         metric = METRICS[row["metric"]].label
-        rows.append([row[Predictions.TASK], what, str(row["n"]), metric, gap, *ps])
-    return _without_one_task(header, rows)
+        rows.append([row[Predictions.TASK], what, str(row["n"]), metric, gap, *ps, *won])
+    return without_one_task(header, rows)
 
 
 def notes(table: pl.DataFrame) -> list[str]:
-    """The notes of a summary, one line each; methods with the same note share a line."""
+    """The notes of a summary, one line each; methods and tasks with the same note share a line."""
     said: dict[str, list[str]] = {}
-    for method, note in table.select(Predictions.METHOD, "note").iter_rows():
+    rows = list(table.select(Predictions.METHOD, Predictions.TASK, "note").iter_rows())
+    methods, tasks = (len({row[i] for row in rows}) for i in (0, 1))
+    for method, task, note in rows:
         if note:
-            said.setdefault(note, []).append(method)
-    everyone = table[Predictions.METHOD].n_unique()
+            both = f"{method} ({task})" if tasks > 1 else method
+            said.setdefault(note, []).append(both if methods > 1 else task)
+    everyone = methods * tasks
     return [
         note if len(set(who)) == everyone else f"{', '.join(dict.fromkeys(who))}: {note}"
         for note, who in said.items()
@@ -97,13 +163,20 @@ def notes(table: pl.DataFrame) -> list[str]:
 
 def text_table(table: pl.DataFrame) -> str:
     """`compare.summarise`'s table for a terminal: the paper's six, AUROC and AUPRC with 95 % CI."""
-    lines = [_aligned(*summary_grid(table, WITH_INTERVAL)), *notes(table)]
+    lines = [aligned(*summary_grid(table, WITH_INTERVAL)), *notes(table)]
     return "\n".join(lines)
+
+
+def text_further(table: pl.DataFrame, width: int = 80) -> str:
+    """`further_grids` for a terminal, one below the other under their heading; "" without any."""
+    grids = further_grids(table, width)
+    heading = f"{FURTHER_TITLE}, 95 % intervals in brackets"
+    return "\n".join([heading, *(aligned(*grid, left=1) for grid in grids)]) if grids else ""
 
 
 def text_paired(table: pl.DataFrame) -> str:
     """`compare.paired`'s table for a terminal."""
-    return _aligned(*paired_grid(table))
+    return aligned(*paired_grid(table))
 
 
 def markdown(table: pl.DataFrame) -> str:
@@ -144,17 +217,17 @@ def _ordered(table: pl.DataFrame, shown: list[str]) -> pl.DataFrame:
     )
 
 
-def _without_one_task(header: list[str], rows: list[list[str]]) -> Grid:
+def without_one_task(header: list[str], rows: list[list[str]]) -> Grid:
     """Drop the task column where it says the same in every row."""
     if len({row[0] for row in rows}) > 1:
         return header, rows
     return header[1:], [row[1:] for row in rows]
 
 
-def _aligned(header: list[str], rows: list[list[str]]) -> str:
-    """Columns side by side: text to the left, the rest to the right."""
+def aligned(header: list[str], rows: list[list[str]], left: int | None = None) -> str:
+    """Columns side by side: the first `left` [default: those before n] to the left, rest right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    left = header.index("n")
+    left = header.index("n") if left is None else left
     return "\n".join(
         "  ".join(
             cell.ljust(w) if i < left else cell.rjust(w)
