@@ -60,8 +60,91 @@ def predictions(
                 "fold": [i % 5 for i in range(n)],
                 "seed": [0] * n,
                 "method": [method] * n,
+                "group_sex": [("F", "M")[i % 2] for i in range(n)],
+                "group_age": [30 + (7 * i) % 60 for i in range(n)],
+                "prediction_set": [_set(p) for p in sigmoid(logit)],
             }
             parts.append(pl.DataFrame(columns).with_columns(*_fusion(method, logit, has_ct, rng)))
+    return pl.concat(parts)
+
+
+def _set(p: float) -> list[int]:
+    return [k for k, inside in ((0, p < 0.45), (1, p > 0.2)) if inside]
+
+
+def stress(frame: pl.DataFrame, names: tuple[str, ...] = ("ct", "wsi", "clinical")) -> pl.DataFrame:
+    """The test rows under every subset of the modalities, and with noise.
+
+    A method's log-odds are a base and a part for each modality that is kept and present, so that
+    the effect of taking one away is known.
+    """
+    rows = frame.filter(pl.col("split") == "test").drop("router", strict=False)
+    logit = np.log(rows["prob"] / (1 - rows["prob"])).to_numpy()
+    parts = np.array([0.5, 0.3, 0.2] + [0.1] * len(names))[: len(names)]
+    here = np.array([[m in present for m in names] for present in rows["present"]])
+    rng = np.random.default_rng(5)
+    found = []
+    for bits in range(2 ** len(names)):
+        kept = np.array([bits >> m & 1 == 1 for m in range(len(names))])
+        moved = -1.0 + ((logit + 1)[:, None] * (parts * here * kept)).sum(axis=1)
+        for noise in (0.0, 0.5, 1.0, 2.0) if kept.all() else (0.0,):
+            prob = sigmoid(moved + noise * rng.normal(size=len(rows)))
+            left = [[m for m in names if m in p and kept[names.index(m)]] for p in rows["present"]]
+            columns = [
+                pl.Series("prob", prob),
+                pl.Series("present", left, dtype=pl.List(pl.String)),
+                pl.Series(
+                    "kept",
+                    [[m for m, k in zip(names, kept, strict=True) if k]] * len(rows),
+                    dtype=pl.List(pl.String),
+                ),
+                pl.lit(noise).alias("noise"),
+            ]
+            found.append(rows.with_columns(columns))
+    return pl.concat(found)
+
+
+FLOW = {
+    "cohort": "drawn",
+    "steps": [
+        {"what": "cohort", "subjects": 250, "samples": 250, "left_out": 0, "why": ""},
+        {"what": "labelled", "subjects": 240, "samples": 240, "left_out": 10, "why": "no label"},
+    ],
+    "modalities": [
+        {"name": "ct", "kind": "volume", "encoder": "merlin", "fingerprint": "ab12",
+         "n_present": 144, "seen_datasets": [], "licence": "MIT"},
+        {"name": "wsi", "kind": "slide", "encoder": "uni", "fingerprint": "cd34",
+         "n_present": 216, "seen_datasets": ["Drawn-Numbers"], "licence": "CC-BY-NC-ND"},
+        {"name": "clinical", "kind": "tabular", "encoder": None, "fingerprint": None,
+         "n_present": 240, "seen_datasets": None, "licence": None},
+    ],
+}  # fmt: skip
+
+
+def survival(n: int = 200, methods: tuple[str, ...] = ("adacomed", "small")) -> pl.DataFrame:
+    """Times to an event with a known hazard, censored; each method sees the risk through noise."""
+    rng = np.random.default_rng(2)
+    risk = rng.normal(size=n)
+    event_at = rng.exponential(24 * np.exp(-risk))
+    lost_at = rng.uniform(5, 60, n)
+    ends = np.array([6.0, 12.0, 24.0, 36.0, 48.0])
+    parts = []
+    for i, method in enumerate(methods):
+        seen = risk + (0.3 + i) * rng.normal(size=n)
+        curve = np.exp(-ends / 24 * np.exp(seen)[:, None])
+        columns = {
+            "sample_id": [f"SECRET-{i}" for i in range(n)],
+            "subject_id": [f"SUBJECT-{i}" for i in range(n)],
+            "split": ["test"] * n,
+            "task": ["death"] * n,
+            "label": (event_at <= lost_at).astype(int),
+            "prob": 1 - curve[:, 2],
+            "method": [method] * n,
+            "time": np.minimum(event_at, lost_at),
+            "survival": curve.tolist(),
+            "intervals": [ends.tolist()] * n,
+        }
+        parts.append(pl.DataFrame(columns))
     return pl.concat(parts)
 
 
@@ -131,17 +214,24 @@ def history(epochs: int = 12) -> pl.DataFrame:
 def write_run(folder: Path, frame: pl.DataFrame | None = None, *, everything: bool = True) -> Path:
     """A run folder; `everything` adds the optional files to predictions.parquet."""
     folder.mkdir(parents=True, exist_ok=True)
-    (predictions() if frame is None else frame).write_parquet(folder / RunFiles.PREDICTIONS)
+    frame = predictions() if frame is None else frame
+    frame.write_parquet(folder / RunFiles.PREDICTIONS)
     if everything:
+        if "present" in frame.columns:
+            few = frame.filter(pl.col("method").is_in(["adacomed", "small", "forest"]))
+            stress(few).write_parquet(folder / RunFiles.STRESS)
         history().write_parquet(folder / RunFiles.HISTORY)
         documents = {
             RunFiles.METRICS: {"title": "AdaCoMed on drawn numbers", "simulated": True},
             RunFiles.INPUTS: {"experts": EXPERTS},
+            RunFiles.FLOW: FLOW,
             RunFiles.ENVIRONMENT: {"python": "3.11.7", "packages": {"torch": "2.13.0"}},
         }
         for name, document in documents.items():
             (folder / name).write_text(json.dumps(document))
-        (folder / RunFiles.CONFIG).write_text("preset: default\nseed: 7\ntask: death\n")
+        (folder / RunFiles.CONFIG).write_text(
+            "preset: default\nseed: 7\ntask: death\nevidence: {coverage: 0.9}\n"
+        )
     return folder
 
 
@@ -152,6 +242,9 @@ def synthetic() -> SimpleNamespace:
         predictions=predictions,
         multiclass=multiclass,
         history=history,
+        stress=stress,
+        survival=survival,
+        flow=FLOW,
         write_run=write_run,
         experts=EXPERTS,
     )

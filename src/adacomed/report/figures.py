@@ -1,20 +1,19 @@
-"""Charts of how well the methods predict: ROC, precision-recall, paired differences."""
+"""What every chart is made of: a method's look, lines, bands; and the paired differences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from textwrap import wrap
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import (
-    precision_recall_curve,
-    roc_curve,
-)
 
 from adacomed.report.page import Figure, Row, Spec, Table, interval, label, number
-from adacomed.report.source import CEILING, Source, one_vs_rest
+from adacomed.report.source import Source, one_vs_rest
+from adacomed.schema import CEILING, Predictions
 
 CURVE_POINTS = 300  # a curve is thinned to this; finer than a pixel of the chart
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -72,10 +71,35 @@ def rule(x: Sequence[float], y: Sequence[float], name: str) -> Spec:
     return line(x, y, name, style, hoverinfo="skip", hovertemplate=None)
 
 
+def band(x: ArrayLike, low: ArrayLike, high: ArrayLike, name: str, style: Style) -> Spec:
+    """A light area between two curves, shown and hidden together with the line called `name`."""
+    along, below, above = (np.asarray(v, dtype=np.float64) for v in (x, low, high))
+    known = np.isfinite(below) & np.isfinite(above)
+    along, below, above = along[known], below[known], above[known]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": rounded(np.concatenate([along, along[::-1]])),
+        "y": rounded(np.concatenate([above, below[::-1]])),
+        "fill": "toself",
+        "fillcolor": style.color,
+        "line": {"width": 0, "color": style.color},
+        "opacity": 0.14,
+        "meta": {"band": name},
+        "visible": True if style.shown else "legendonly",
+        "hoverinfo": "skip",
+    }
+
+
 def rounded(values: ArrayLike, digits: int = 4) -> list[float | None]:
     """Plain numbers for JSON; what is not finite is a gap (None)."""
     array = np.round(np.asarray(values, dtype=np.float64), digits)
     return [float(v) if np.isfinite(v) else None for v in array]
+
+
+def folded(text: str, width: int = 20) -> str:
+    """Text for a chart's axis, broken into lines so that a phone has room left for the chart."""
+    return "<br>".join(wrap(label(text), width, break_long_words=False))
 
 
 def layout(x: str, y: str, **more: Any) -> Spec:
@@ -111,7 +135,14 @@ def thin(*arrays: NDArray[Any]) -> list[NDArray[Any]]:
     return [a[index] for a in arrays]
 
 
-Problem = tuple[str, Style, NDArray[Any], NDArray[Any]]  # name, look, y (N,), p (N,)
+class Problem(NamedTuple):
+    """A binary problem of one method: y, p and the subject of each of N rows."""
+
+    name: str
+    style: Style
+    y: NDArray[np.int64]
+    p: NDArray[np.float64]
+    subjects: NDArray[Any]
 
 
 def problems(source: Source, look: dict[str, Style], *, once: bool = False) -> Iterable[Problem]:
@@ -124,66 +155,15 @@ def problems(source: Source, look: dict[str, Style], *, once: bool = False) -> I
     """
     for method, style in look.items():
         rows = source.patients(method) if once else source.rows(method)
+        who = rows[Predictions.SUBJECT_ID].to_numpy()
         for k, (part, y, p) in enumerate(one_vs_rest(source, rows)):
             if not 0 < y.sum() < len(y):
                 continue
             if part:
                 own = replace(style, color=f"var(--c{k % 8})", shown=method == source.headline)
-                yield f"{method}, {part}", own, y, p
+                yield Problem(f"{method}, {part}", own, y, p, who)
             else:
-                yield method, style, y, p
-
-
-def roc(source: Source, look: dict[str, Style], aurocs: dict[str, str]) -> Figure | None:
-    """ROC curves of every method (K > 2: of every class against the rest)."""
-    data = [rule([0, 1], [0, 1], "chance")]
-    for name, style, y, p in problems(source, look):
-        fpr, tpr = thin(*roc_curve(y, p)[:2])
-        shown = f"{name} · {aurocs[name]}" if name in aurocs else name
-        data.append(line(fpr, tpr, shown, style))
-    if len(data) == 1:
-        return None
-    alt = "ROC curves: sensitivity against 1 − specificity. AUROC: " + "; ".join(
-        f"{method} {value}" for method, value in aurocs.items()
-    )
-    spec = {
-        "data": data,
-        "layout": layout("1 − specificity", "sensitivity", xaxis=UNIT, yaxis=UNIT),
-    }
-    return Figure("roc", "ROC curves", alt, spec)
-
-
-def precision_recall(
-    source: Source, look: dict[str, Style], auprcs: dict[str, str]
-) -> Figure | None:
-    """Precision-recall curves for the positive class, with the prevalence as the line of chance."""
-    data: list[Spec] = []
-    prevalence = None
-    for name, style, y, p in problems(source, look):
-        precision, recall, _ = precision_recall_curve(y, p, drop_intermediate=True)
-        shown = f"{name} · {auprcs[name]}" if name in auprcs else name
-        recall, precision = thin(recall, precision)
-        data.append(line(recall, precision, shown, style) | {"line": _steps(style)})
-        if name == source.headline:
-            prevalence = float(y.mean())
-    if not data:
-        return None
-    if prevalence is not None:
-        name = f"prevalence {number(prevalence)}"
-        data.append(rule([0, 1], [prevalence, prevalence], name))
-    alt = "Precision against recall for the positive class. AUPRC: " + "; ".join(
-        f"{method} {value}" for method, value in auprcs.items()
-    )
-    spec = {
-        "data": data,
-        "layout": layout("recall (sensitivity)", "precision", xaxis=UNIT, yaxis=UNIT),
-    }
-    return Figure("pr", "Precision–recall curves", alt, spec)
-
-
-def _steps(style: Style) -> Spec:
-    # precision between two thresholds is that of the nearer recall below: no straight interpolation
-    return {"color": style.color, "dash": style.dash, "width": style.width, "shape": "hv"}
+                yield Problem(method, style, y, p, who)
 
 
 @dataclass(frozen=True)
@@ -229,19 +209,29 @@ def forest(differences: Sequence[Difference], headline: str, metric: str) -> Fig
     }
     zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper"}
     zero["line"] = {"color": "var(--muted)", "dash": "dot", "width": 1.5}
-    title = f"{headline} − rival, {metric}"
-    shape = layout(title, "", height=110 + 32 * len(ordered), shapes=[zero])
+    shape = layout("", "", height=110 + 32 * len(ordered), shapes=[zero])
     shape["yaxis"] |= {"automargin": True, "type": "category", "range": [-0.6, len(ordered) - 0.4]}
+    table = _differences_table(differences, headline, metric)
+    alt = f"Forest plot. {table.caption}. " + "; ".join(
+        f"{d.method} {interval(d.value, d.low, d.high)}" for d in reversed(ordered)
+    )
+    title = f"{headline} − rival, {metric}"  # no axis title: it would not fit a phone
+    return Figure("forest", title, alt, {"data": [data], "layout": shape}, table)
+
+
+def _differences_table(differences: Sequence[Difference], headline: str, metric: str) -> Table:
+    ordered = sorted(differences, key=lambda d: d.value)
     caption = f"{headline} minus each rival, {metric}, same patients, 95 % intervals"
     rows = [
         Row([d.method, interval(d.value, d.low, d.high), number(d.p_holm), _yes(d.clear)])
         for d in reversed(ordered)
     ]
-    table = Table(caption, ["rival", "difference", "p (Holm)", "interval excludes 0"], rows)
-    alt = f"Forest plot. {caption}. " + "; ".join(
-        f"{d.method} {interval(d.value, d.low, d.high)}" for d in reversed(ordered)
+    columns = ["rival", "difference", "p (Holm)", "interval excludes 0"]
+    data_of = [(d.method, d.value, d.low, d.high, d.p_holm) for d in reversed(ordered)]
+    frame = pl.DataFrame(
+        data_of, schema=["rival", "difference", "low", "high", "p_holm"], orient="row"
     )
-    return Figure("forest", "Paired differences", alt, {"data": [data], "layout": shape}, table)
+    return Table(caption, columns, rows, frame=frame)
 
 
 def _yes(true: bool) -> str:

@@ -62,7 +62,7 @@ def similarity(rows: pl.DataFrame) -> Figure | None:
         f"Scatter of w_large against s, {_shown(sample, rows)}. s runs from {number(s.min())} to "
         f"{number(s.max())}, w_large from {number(w.min())} to {number(w.max())}."
     )
-    shape = layout("s (similarity of large and small, Eq. 4)", "w_large")
+    shape = layout("s (similarity, Eq. 4)", "w_large")
     return Figure("s-weight", "Weight against similarity", alt, {"data": data, "layout": shape})
 
 

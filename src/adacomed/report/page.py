@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +25,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text; the first cell of each row names the row."""
+    """A table of text; the first cell of each row names the row.
+
+    Attributes:
+        frame: the same as numbers, for `--json` and `--csv`; None: the text is all there is.
+    """
 
     caption: str
     columns: list[str]
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
+    frame: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """A headline figure: its name, its value, and below it the interval or what to know of it."""
+
+    name: str
+    value: str
+    below: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,8 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     missing: str = ""
+    warnings: list[str] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)  # sentences, a bullet each
     files: list[tuple[str, str]] = field(default_factory=list)  # title and text, shown verbatim
 
 
@@ -90,6 +107,28 @@ def interval(value: float | None, low: float | None, high: float | None, between
     return f"{number(value)}{between}[{number(low)}, {number(high)}]"
 
 
+def finite(value: object) -> float | None:
+    """A float that can be shown, else None.
+
+    >>> finite(0.5), finite(None), finite(float("nan"))
+    (0.5, None, None)
+    """
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def measured(
+    row: Mapping[str, object], value: str = "value", low: str = "low", high: str = "high"
+) -> str:
+    """`interval` of a table's row, by the names of its columns.
+
+    >>> measured({"value": 0.845, "low": 0.801, "high": None})
+    '.845'
+    """
+    return interval(finite(row.get(value)), finite(row.get(low)), finite(row.get(high)))
+
+
 def label(text: str) -> str:
     """Text for inside a plotly chart, which reads tags such as `<a>` in names."""
     return html.escape(text, quote=False)
@@ -98,7 +137,7 @@ def label(text: str) -> str:
 def frame_table(caption: str, frame: pl.DataFrame) -> Table:
     """Any data frame as a table: floats to three digits, null as a dash."""
     rows = [Row([_cell(value) for value in row]) for row in frame.iter_rows()]
-    return Table(caption, list(frame.columns), rows)
+    return Table(caption, list(frame.columns), rows, frame=frame)
 
 
 def _cell(value: object) -> str:

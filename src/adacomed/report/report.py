@@ -19,11 +19,19 @@ from plotly.offline import get_plotlyjs
 from adacomed import __version__
 from adacomed.errors import InputError
 from adacomed.evaluation import compare
-from adacomed.report import sections
-from adacomed.report.page import Section, Spec
-from adacomed.report.source import CEILING, Source, read_source
+from adacomed.evaluation.discrimination import METRICS
+from adacomed.report import calibration, decisions, model_card, sections, survival, tripod
+from adacomed.report.cards import cards
+from adacomed.report.facts import Facts, facts
+from adacomed.report.flow import encoder_section
+from adacomed.report.page import Card, Section, Spec
+from adacomed.report.source import Source, read_source
 from adacomed.report.tables import COLUMNS, differences, summary
-from adacomed.schema import Predictions, RunFiles
+from adacomed.schema import CEILING, Predictions, RunFiles
+
+RESAMPLES = 1000  # behind the intervals of the headline table and of the differences
+# every metric that some section shows
+NEEDED = [m for m in METRICS if m in {*COLUMNS, *calibration.SHOWN, *decisions.SHOWN}]
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,9 @@ class Page:
     title: str
     warnings: list[str]
     summary: list[str]
+    cards: list[Card]
     sections: list[Section]
+    known: Facts
     version: str
     made: str
 
@@ -51,13 +61,16 @@ def write_report(
     table: pl.DataFrame | None = None,
     paired: pl.DataFrame | None = None,
     extra: Mapping[str, pl.DataFrame] | None = None,
+    task: str | None = None,
 ) -> Path:
     """Write the HTML report of a run or a comparison folder; it opens from disk with no network.
 
+    A model card and a TRIPOD+AI checklist (Markdown) from the same facts are written beside it.
+
     Args:
         source: folder with predictions.parquet (schema.Predictions) and, where they exist,
-            history.parquet, metrics.json, config.yaml, environment.json, inputs.json; a comparison
-            folder's `run/` is looked into for those that it lacks.
+            the other files of schema.RunFiles; a comparison folder's `run/` is looked into for
+            those that it lacks.
         out: the file to write, default `source`/report.html; replaced only when complete.
         title: default: metrics.json's `title`, else the folder's name. A simulated cohort
             (metrics.json's `simulated`, or a `bayes` method) and random weights
@@ -65,14 +78,34 @@ def write_report(
         table: `evaluation.compare.summarise(predictions)`, where it is already at hand.
         paired: `evaluation.compare.paired(predictions)`, likewise.
         extra: title → table, shown after the headline table.
+        task: as `read_source` takes it.
     Returns:
         The path of the file.
     Raises:
         InputError: no folder, no usable predictions.parquet, or an unreadable file beside it.
     """
-    found = read_source(source)
-    page = build_page(found, title=title, table=table, paired=paired, extra=extra or {})
-    target = out if out is not None else source / RunFiles.REPORT
+    page = read_page(source, title=title, table=table, paired=paired, extra=extra, task=task)
+    return write_page(page, out if out is not None else source / RunFiles.REPORT)
+
+
+def read_page(
+    source: Path,
+    *,
+    title: str | None = None,
+    table: pl.DataFrame | None = None,
+    paired: pl.DataFrame | None = None,
+    extra: Mapping[str, pl.DataFrame] | None = None,
+    task: str | None = None,
+) -> Page:
+    """Everything on the page of a folder, not yet written; arguments as `write_report`."""
+    found = read_source(source, task)
+    return build_page(found, title=title, table=table, paired=paired, extra=extra or {})
+
+
+def write_page(page: Page, target: Path) -> Path:
+    """Write the page, and beside it the model card and the checklist."""
+    _write(target.with_name(RunFiles.MODEL_CARD), model_card.markdown(page.known))
+    _write(target.with_name(RunFiles.TRIPOD), tripod.markdown(page.known))
     _write(target, render(page))
     return target
 
@@ -86,20 +119,38 @@ def build_page(
     extra: Mapping[str, pl.DataFrame],
 ) -> Page:
     """Compute what the caller has not, and lay the sections out."""
-    if table is None:
-        table = compare.summarise(source.test, metrics=COLUMNS)
-    if paired is None:
-        paired = compared(source)
-    clear = differences(paired, source.headline)
     name, warnings = full_title(source, title)
+    if source.survival:
+        table, clear = survival.scores(source), []
+        said = list(survival.words(source, table))
+    else:
+        table = _of_task(table, source)
+        if table is None:
+            table = compare.summarise(source.test, metrics=NEEDED, n=RESAMPLES)
+        paired = _of_task(paired, source)
+        if paired is None:
+            paired = compared(source)
+        clear = differences(paired, source.headline)
+        said = summary(source, table, clear)
+    known = facts(source, name, table)
+    warnings += [w for s in [encoder_section(known)] for w in s.warnings]
     return Page(
         title=name,
         warnings=warnings,
-        summary=summary(source, table, clear),
-        sections=sections.every(source, table, clear, extra),
+        summary=said,
+        cards=cards(source, table, known),
+        sections=sections.every(source, table, clear, extra, known),
+        known=known,
         version=__version__,
         made=date.today().isoformat(),
     )
+
+
+def _of_task(table: pl.DataFrame | None, source: Source) -> pl.DataFrame | None:
+    """The rows of the task that the page is about."""
+    if table is None or Predictions.TASK not in table.columns:
+        return table
+    return table.filter(pl.col(Predictions.TASK) == source.task)
 
 
 def compared(source: Source) -> pl.DataFrame | None:
@@ -111,13 +162,13 @@ def compared(source: Source) -> pl.DataFrame | None:
     if source.headline not in tested or not rivals:
         return None
     try:
-        return compare.paired(rows, reference=source.headline)
+        return compare.paired(rows, reference=source.headline, n=RESAMPLES)
     except InputError:
         found = []
         for rival in rivals:
             with suppress(InputError):
                 two = rows.filter(name.is_in([source.headline, rival]))
-                found.append(compare.paired(two, reference=source.headline))
+                found.append(compare.paired(two, reference=source.headline, n=RESAMPLES))
         # Holm's p of one comparison alone is not that of the family
         return pl.concat(found).drop("p_holm") if found else None
 
@@ -159,7 +210,7 @@ def render(page: Page) -> str:
 def _write(target: Path, text: str) -> None:
     """Write beside the target, then rename: a report is never half there."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".html")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=target.suffix)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)

@@ -32,7 +32,7 @@ const DASH = { dash: "6 4", dot: "2 3", dashdot: "6 3 2 3", longdash: "9 4" };
 
 function swatch(trace) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const cloud = trace.mode === "markers";
+  const cloud = trace.mode === "markers" || trace.type === "bar";
   const mark = document.createElementNS(svg.namespaceURI, cloud ? "path" : "line");
   const outline = { circle: "M7 6a5 5 0 1 0 10 0a5 5 0 1 0-10 0", diamond: "M12 0l6 6l-6 6l-6-6z" };
   const shape = cloud
@@ -59,6 +59,8 @@ function legend(id) {
     button.append(swatch(trace), trace.meta.legend);
     button.addEventListener("click", () => {
       trace.visible = trace.visible === "legendonly" ? true : "legendonly";
+      for (const other of specs[id].data)  // its band comes and goes with the line
+        if (other.meta && other.meta.band === trace.meta.legend) other.visible = trace.visible;
       button.setAttribute("aria-pressed", trace.visible !== "legendonly");
       draw(id);
     });

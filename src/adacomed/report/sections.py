@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import polars as pl
-import yaml
 
-from adacomed.evaluation import compare
-from adacomed.report import calibration, figures, mechanism, reliability
+from adacomed.report import (
+    calibration,
+    curves,
+    decisions,
+    figures,
+    findings,
+    flow,
+    mechanism,
+    patients,
+    provenance,
+    reliability,
+    robustness,
+    sets,
+    subgroups,
+    survival,
+)
+from adacomed.report.facts import Facts
 from adacomed.report.figures import Difference
-from adacomed.report.page import Figure, Row, Section, Table, frame_table, number
+from adacomed.report.page import Figure, Section, Table, frame_table, number
 from adacomed.report.source import Source
-from adacomed.report.tables import best_rival, estimate, headline_table
-from adacomed.schema import Predictions, RunFiles
+from adacomed.report.tables import best_rival, headline_table
+from adacomed.schema import Predictions
 
 
 def every(
@@ -23,20 +35,37 @@ def every(
     table: pl.DataFrame,
     paired: Sequence[Difference],
     extra: Mapping[str, pl.DataFrame],
+    known: Facts,
 ) -> list[Section]:
-    """All sections, top to bottom."""
+    """All sections, top to bottom; a survival task has no section about classes."""
     rival = best_rival(table, source.headline)
     look = figures.styles(source.methods, source.headline, rival)
+    several = findings.section(source)
+    more = [frame_table(title, frame) for title, frame in extra.items()]
+    if source.survival:
+        scored = [survival.section(source, table, more)]
+    else:
+        scored = [
+            _results(source, table, paired, more),
+            *([several] if several else []),
+            _paired(source, paired),
+            _curves(source, table, look),
+            calibration.section(source, table, look),
+            decisions.section(source, table, look),
+            subgroups.section(source, table),
+            robustness.section(source, look),
+            sets.section(source, known.nominal),
+        ]
     return [
-        _results(source, table, paired, extra),
-        _paired(source, paired),
-        _curves(source, table, look),
-        calibration.section(source, look),
+        *scored,
         _weights(source),
         _router(source),
-        _patterns(source),
         _training(source),
-        _reproduce(source),
+        patients.section(source),
+        flow.section(known),
+        flow.encoder_section(known),
+        flow.limits_section(known),
+        provenance.section(source),
     ]
 
 
@@ -44,13 +73,12 @@ def _results(
     source: Source,
     table: pl.DataFrame,
     paired: Sequence[Difference],
-    extra: Mapping[str, pl.DataFrame],
+    more: list[Table],
 ) -> Section:
-    tables = [frame_table(title, frame) for title, frame in extra.items()]
     if table.is_empty():
         missing = "No test patient has a label, so no method can be scored."
-        return Section("results", "Results", tables=tables, missing=missing)
-    return Section("results", "Results", tables=[headline_table(source, table, paired), *tables])
+        return Section("results", "Results", tables=more, missing=missing)
+    return Section("results", "Results", tables=[headline_table(source, table, paired), *more])
 
 
 def _paired(source: Source, paired: Sequence[Difference]) -> Section:
@@ -75,10 +103,13 @@ def _curves(source: Source, table: pl.DataFrame, look: dict[str, figures.Style])
     label = {m: {k: number(r.get(k)) for k in ("auroc", "auprc")} for m, r in rows.items()}
     ordered = {m: look[m] for m in look if m in rows}
     found = [
-        figures.roc(source, ordered, {m: v["auroc"] for m, v in label.items()}),
-        figures.precision_recall(source, ordered, {m: v["auprc"] for m, v in label.items()}),
+        curves.roc(source, ordered, {m: v["auroc"] for m, v in label.items()}),
+        curves.precision_recall(source, ordered, {m: v["auprc"] for m, v in label.items()}),
     ]
-    lead = "Press a method to show or hide it."
+    lead = (
+        "Press a method to show or hide it. The light areas are pointwise 95 % bands; patients "
+        "were resampled within their class."
+    )
     if source.repeated:
         lead += " Curves pool every repeat and seed; the numbers beside the names are the table's."
     missing = "A curve needs labelled test patients of both classes."
@@ -120,82 +151,8 @@ def _router(source: Source) -> Section:
     return _figures("router-weights", "Router", lead, found, missing)
 
 
-def _patterns(source: Source) -> Section:
-    name, title = "patterns", "Modality patterns"
-    rows = source.rows(source.headline)
-    if rows.is_empty() or not mechanism.has(rows, Predictions.PRESENT):
-        missing = "The predictions do not say which modalities each test patient has."
-        return Section(name, title, missing=missing)
-    rows = rows.with_columns(mechanism.pattern(rows))
-    binary = len(source.prob_columns) == 1
-    subjects = pl.col(Predictions.SAMPLE_ID)
-    counts = rows.group_by("pattern").agg(
-        subjects.n_unique().alias("n"),
-        pl.col(Predictions.LABEL).cast(pl.Float64).mean().alias("prevalence"),
-    )
-    lines = []
-    for pattern, n, prevalence in counts.sort("n", descending=True).iter_rows():
-        part = rows.filter(pl.col("pattern") == pattern)
-        [scored] = compare.summarise(part, metrics=["auroc"]).iter_rows(named=True)
-        share = number(prevalence) if binary else "–"
-        lines.append(Row([pattern, str(n), share, estimate(scored, "auroc")]))
-    caption = f"{source.headline} by the modalities that a test patient has"
-    columns = ["modalities present", "patients", "prevalence", "AUROC"]
-    table = Table(caption, columns, lines, ["– : not defined for so few patients or one class."])
-    return Section(name, title, tables=[table])
-
-
 def _training(source: Source) -> Section:
     missing = "There is no history.parquet in the folder: nothing was trained by this loop."
     lead = "Solid: training patients; dashed: validation patients. Several folds: their mean."
     found = mechanism.training(source)
     return _figures("training", "Training curves", lead, found, missing)
-
-
-def _reproduce(source: Source) -> Section:
-    settings = _settings(source.config)
-    rows = [
-        Row(["predictions", _count(source, Predictions.SAMPLE_ID, "samples")]),
-        Row(["splits tested", _cells(source)]),
-        Row(["preset", str(settings.get("preset", "default" if settings else "not recorded"))]),
-        Row(["seed", str(settings.get("seed", 0 if settings else "not recorded"))]),
-        *(Row([f"SHA-256 of {name}", digest]) for name, digest in source.hashes.items()),
-        *(
-            Row([k, str(v)])
-            for k, v in source.environment.items()
-            if not isinstance(v, dict | list)
-        ),
-    ]
-    shown = []
-    if source.config:
-        shown.append(("config.yaml", source.config))
-    if source.environment:
-        shown.append(("environment.json", json.dumps(source.environment, indent=2, sort_keys=True)))
-    read = {RunFiles.CONFIG: source.config, RunFiles.ENVIRONMENT: source.environment}
-    absent = [name for name, content in read.items() if not content]
-    missing = f"Not in the folder: {' and '.join(absent)}." if absent else ""
-    table = Table("What this report was made from", ["what", "value"], rows)
-    return Section("reproduce", "To reproduce", tables=[table], files=shown, missing=missing)
-
-
-def _settings(config: str) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(config) if config else {}
-    except yaml.YAMLError:  # shown verbatim below; a report is not the place to refuse it
-        settings = {}
-    return settings if isinstance(settings, dict) else {}
-
-
-def _count(source: Source, column: str, what: str) -> str:
-    methods = len(source.methods)
-    plural = "method" if methods == 1 else "methods"
-    return f"{source.predictions[column].n_unique()} {what}, {methods} {plural}"
-
-
-def _cells(source: Source) -> str:
-    said = []
-    for column in (Predictions.REPEAT, Predictions.FOLD, Predictions.SEED):
-        if column in source.test.columns and source.test[column].drop_nulls().len():
-            values = source.test[column].drop_nulls().unique().sort().cast(pl.String).to_list()
-            said.append(f"{column} {', '.join(values[:10])}{' …' if len(values) > 10 else ''}")
-    return "; ".join(said) or "not recorded"

@@ -8,13 +8,14 @@ import polars as pl
 
 from adacomed.evaluation.discrimination import METRICS
 from adacomed.evaluation.tables import notes as few
+from adacomed.report.facts import FEW_EVENTS
 from adacomed.report.figures import Difference
-from adacomed.report.page import NONE, Row, Table, interval, number
-from adacomed.report.source import CEILING, Source, finite
-from adacomed.schema import Predictions
+from adacomed.report.page import NONE, Row, Table, finite, interval, number
+from adacomed.report.source import Source
+from adacomed.schema import CEILING, Predictions
 
 COLUMNS = ("auroc", "auprc", "acc", "mAP", "mAR", "mF1", "brier")
-FEW_EVENTS = 100  # below, an external validation is imprecise: Collins et al., Stat Med 2016
+FAMILY_ERROR = 0.05  # of Holm's p, over all rivals
 
 
 def estimate(row: dict[str, object], metric: str) -> str:
@@ -37,17 +38,18 @@ def differences(paired: pl.DataFrame | None, headline: str) -> list[Difference]:
 
 
 def best_rival(table: pl.DataFrame, headline: str) -> str | None:
-    """The method of highest AUROC beside the headline and the ceiling."""
+    """The method of highest AUROC (survival: C-index) beside the headline and the ceiling."""
+    metric = "auroc" if "auroc" in table.columns else "c_index"
     rivals = table.filter(
-        ~pl.col(Predictions.METHOD).is_in([headline, CEILING]) & pl.col("auroc").is_finite()
-    ).sort("auroc", descending=True)
+        ~pl.col(Predictions.METHOD).is_in([headline, CEILING]) & pl.col(metric).is_finite()
+    ).sort(metric, descending=True)
     return str(rivals[Predictions.METHOD][0]) if len(rivals) else None
 
 
 def headline_table(source: Source, table: pl.DataFrame, paired: Sequence[Difference]) -> Table:
     """Methods × metrics, each with its 95 % interval; the ceiling last and apart.
 
-    A winner is marked only where the paired interval against every rival is clear of 0.
+    A winner is marked only where `wins` says so.
     """
     against = {d.method: d for d in paired}
     shown = {metric: METRICS[metric].label for metric in COLUMNS if metric in table.columns}
@@ -69,13 +71,16 @@ def headline_table(source: Source, table: pl.DataFrame, paired: Sequence[Differe
         rows.append(Row(cells, "ceiling" if method == CEILING else kind))
     columns = ["method", *shown.values()] + ([f"against {source.headline}"] * has_paired)
     caption = "Test patients, 95 % intervals in brackets"
-    return Table(caption, columns, rows, _notes(source, table, won))
+    return Table(caption, columns, rows, _notes(source, table, won), table)
 
 
 def wins(source: Source, paired: Sequence[Difference], methods: Sequence[str]) -> bool:
-    """Whether the headline is above every other method with a paired interval clear of 0."""
+    """Whether the headline is above every other method: each paired interval clear of 0, and p too
+    where it was adjusted for all of them (Holm)."""
     rivals = set(methods) - {source.headline, CEILING}
-    above = {d.method for d in paired if d.low > 0}
+    above = {
+        d.method for d in paired if d.low > 0 and (d.p_holm is None or d.p_holm < FAMILY_ERROR)
+    }
     return bool(rivals) and rivals <= above
 
 
@@ -102,7 +107,10 @@ def _notes(source: Source, table: pl.DataFrame, won: bool) -> list[str]:
             "from. No method can be expected to pass it."
         )
     if won:
-        notes.append("★ AUROC above every other method, each paired 95 % interval clear of 0.")
+        notes.append(
+            "★ AUROC above every other method, each paired 95 % interval clear of 0 and p < .05 "
+            "after Holm's adjustment."
+        )
     return [*notes, *few(table)] if "note" in table.columns else notes
 
 
@@ -116,6 +124,8 @@ def summary(source: Source, table: pl.DataFrame, paired: Sequence[Difference]) -
     counted = f"{n} test patients"
     if events is not None:
         counted += f", {int(events)} of them with the event"
+    if source.every is not None:
+        counted += f" ({source.task})"
     auroc = finite(row["auroc"])
     if auroc is None:
         reason = "AUROC is not defined, as it needs test patients of both classes"
