@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,15 @@ def test_the_readme_works_from_top_to_bottom(tmp_path, monkeypatch, cli):
         if kind == "yaml":
             name = re.match(r"# (\S+)\n", text).group(1)
             (tmp_path / name).write_text(text)
+            if name == "cohort.yaml":  # another hospital with the same table
+                (tmp_path / "other-hospital.yaml").write_text(text)
         elif kind == "python":
             space: dict[str, object] = {}
             exec(compile(text, "README.md", "exec"), space)
             assert space["prob"].shape == (60, 2)
         elif kind == "sh":
             for line in text.strip().splitlines():
-                _, *words = line.split()
+                _, *words = shlex.split(line, comments=True)
                 quick = QUICK if words[0] in ("train", "compare") else []
                 ran: Ran = cli(*words, *quick)
                 assert ran.exit_code == 0, f"{line}\n{ran.output}"

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("adacomed.commands.compare:compare", "methods × folds × seeds → one table"),
     "reproduce": ("adacomed.commands.reproduce:reproduce", "the paper's tables and figures"),
     "report": ("adacomed.commands.report:report", "write the HTML report of a run"),
+    "explain": ("adacomed.commands.explain:explain", "why a run says what it says of a patient"),
     "encoders": ("adacomed.commands.encoders:encoders", "list the large models"),
     "doctor": ("adacomed.commands.doctor:doctor", "what is usable here, and how to get the rest"),
 }

@@ -38,7 +38,8 @@ def predictions(out: Path) -> pl.DataFrame:
 def test_everyone_is_tested_once_by_every_method(whole: Path) -> None:
     assert {p.name for p in whole.iterdir()} == {
         *("cells", "history.parquet", "metrics.json", "paired.csv"),
-        *("predictions.parquet", "report.html", "table.csv"),
+        *("predictions.parquet", "report.html", "stress.parquet", "table.csv"),
+        *("model_card.md", "tripod_ai.md", "flow.json"),
     }
     tested = predictions(whole).filter(pl.col("split") == "test")
     assert len(tested) == tested.select("method", "sample_id").n_unique() == 2 * 120
@@ -63,8 +64,9 @@ def test_killed_midway_it_goes_on(whole: Path, experiment: Path, tmp_path: Path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     deadline = time.monotonic() + 60
+    beside = (".history.parquet", ".stress.parquet")  # written before the predictions
     try:
-        while not any("~" in f.name and "history" not in f.name for f in cells(out)):
+        while not any("~" in f.name and not f.name.endswith(beside) for f in cells(out)):
             assert child.poll() is None, "ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.002)

@@ -122,6 +122,70 @@ def test_without_adacomed_it_asks_for_a_reference(tmp_path, capsys):
     assert "small − forest" in capsys.readouterr().out
 
 
+def written(tmp_path, **columns):
+    frame = predictions(["forest"]).with_columns(split=pl.lit("test")).with_columns(**columns)
+    frame.write_csv(tmp_path / "p.csv")
+    return tmp_path / "p.csv"
+
+
+def test_perfect_and_constant_scores_and_one_class_are_said(cli, tmp_path):
+    found = cli("evaluate", written(tmp_path, prob=pl.col("label") * 0.8 + 0.1), "--resamples", 50)
+    assert "1.000 (0.9" in found.stdout
+    assert "the scores separate the classes completely, so no Calibration slope" in found.stdout
+    found = cli("evaluate", written(tmp_path, prob=pl.lit(0.3)), "--resamples", 50)
+    assert "0.500 (0.50–0.50)" in found.stdout
+    assert "every patient has the same score" in found.stdout
+    found = cli("evaluate", written(tmp_path, label=pl.lit(0)), "--resamples", 50)
+    assert "no events, so no AUROC, AUPRC" in found.stdout
+    assert "nan" not in found.stdout.lower()
+
+
+def test_the_same_sample_twice_is_the_users_error(cli, tmp_path):
+    twice = pl.concat([predictions(["forest"])] * 2)
+    twice.write_csv(tmp_path / "p.csv")
+    found = cli("evaluate", tmp_path / "p.csv")
+    assert found.exit_code == 2
+    assert "twice" in found.stderr
+
+
+def test_several_samples_of_a_subject_are_resampled_together(cli, tmp_path):
+    subject = "s" + (pl.int_range(pl.len()) // 4).cast(pl.String)
+    path = written(tmp_path, subject_id=subject)
+    cli("evaluate", path, "--resamples", 50, "--out", tmp_path / "out")
+    table = pl.read_csv(tmp_path / "out" / "table.csv")
+    assert table["auroc_interval"].to_list() == ["bootstrap"]
+
+
+def test_five_classes_and_every_number_in_json(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 80)
+    prob = np.eye(5)[y] + rng.exponential(size=(80, 5))
+    prob /= prob.sum(axis=1, keepdims=True)
+    columns = {f"prob_{k}": pl.Series(prob[:, k]) for k in range(5)}
+    path = written(tmp_path, label=pl.Series(y), **columns)
+    found = cli("evaluate", path, "--resamples", 50, "--json")
+    [row] = json.loads(found.stdout, parse_constant=pytest.fail)["table"]
+    assert row["sensitivity"] == pytest.approx(row["mAR"])
+    assert row["net_benefit"] is None
+    assert "more than two classes" in row["note"]
+
+
+def test_a_winner_is_named_where_every_test_agrees(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    frame = predictions(["adacomed", "small", "near"], events=40).with_columns(split=pl.lit("test"))
+    y = frame["label"].to_numpy()
+    strength = {"adacomed": 2.0, "small": 0.0, "near": 2.0}
+    shift = np.array([strength[m] for m in frame["method"]])
+    frame = frame.with_columns(
+        prob=pl.Series(1 / (1 + np.exp(-(shift * y + rng.normal(size=240)))))
+    )
+    frame.write_csv(tmp_path / "p.csv")
+    found = cli("evaluate", tmp_path / "p.csv", "--resamples", 500)
+    assert "winner" in found.stdout
+    assert "DeLong (Holm)" in found.stdout
+    assert "death, AUROC: adacomed is better than 1 of 2 rivals by every test" in found.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

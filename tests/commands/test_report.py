@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -35,3 +37,35 @@ def test_a_missing_run_is_the_users_error(tmp_path):
 def test_the_docstring_is_help_with_an_example():
     assert "Example:" in report.__doc__
     assert "adacomed report" in report.__doc__
+
+
+def _table(n: int = 60) -> pl.DataFrame:
+    rng = np.random.default_rng(1)
+    label = rng.integers(0, 2, n)
+    ids = [f"p{i}" for i in range(n)]
+    columns = {"sample_id": ids, "subject_id": ids, "label": label}
+    prob = np.clip(0.3 * label + rng.random(n) * 0.7, 0, 1)
+    return pl.DataFrame(columns | {"prob": prob}).with_columns(
+        split=pl.lit("test"), task=pl.lit("death"), method=pl.lit("adacomed")
+    )
+
+
+def test_json_goes_to_stdout_and_csv_to_a_folder(tmp_path, capsys):
+    _table().write_parquet(tmp_path / "predictions.parquet")
+    report(tmp_path, json=True, csv=tmp_path / "tables", title="Mine")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["title"] == "Mine"
+    assert len(printed["tables"]) == len(list((tmp_path / "tables").glob("*.csv")))
+    assert "<h1>Mine</h1>" in (tmp_path / "report.html").read_text()[:20_000]
+    assert (tmp_path / "model_card.md").is_file()
+    assert (tmp_path / "tripod_ai.md").is_file()
+
+
+def test_wrong_targets_and_tasks_are_one_sentence(tmp_path):
+    _table().write_parquet(tmp_path / "predictions.parquet")
+    with pytest.raises(InputError, match="--out takes a file"):
+        report(tmp_path, tmp_path)
+    with pytest.raises(InputError, match="--csv takes a folder"):
+        report(tmp_path, csv=tmp_path / "predictions.parquet")
+    with pytest.raises(InputError, match="did you mean 'death'"):
+        report(tmp_path, task="deth")

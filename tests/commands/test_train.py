@@ -14,7 +14,9 @@ from adacomed.schema import RunFiles
 
 from .conftest import QUICK, TINY
 
-FILES = {v for k, v in vars(RunFiles).items() if k.isupper()} - {RunFiles.TABLE}  # of a comparison
+# of a comparison, and of `adacomed explain`
+NOT_HERE = {RunFiles.TABLE, RunFiles.EXPLANATIONS}
+FILES = {v for k, v in vars(RunFiles).items() if k.isupper()} - NOT_HERE
 
 
 def contents(folder: Path) -> dict[str, bytes]:

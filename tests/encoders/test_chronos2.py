@@ -100,7 +100,8 @@ def loops(encoder: Chronos2, items: list[Series], hours: int) -> np.ndarray:
 @pytest.mark.parametrize("hours", [48, 20])
 def test_equals_the_package_in_one_batch(tiny: Path, hours: int) -> None:
     encoder = chronos_2(str(tiny), hours=hours)
-    assert np.abs(encoder.encode(ITEMS) - loops(encoder, ITEMS, hours)).max() < 1e-5
+    # single precision; other processors gave up to 1.7e-5
+    assert np.abs(encoder.encode(ITEMS) - loops(encoder, ITEMS, hours)).max() < 5e-5
 
 
 def test_special_tokens_are_left_out(encoder: Chronos2) -> None:

@@ -30,7 +30,8 @@ def quick(study_kept):
 
 def predictions(folder) -> pl.DataFrame:
     """Test predictions on disk."""
-    files = [f for f in folder.rglob("*~*.parquet") if ".history" not in f.name]
+    beside = (".history.parquet", ".stress.parquet")
+    files = [f for f in folder.rglob("*~*.parquet") if not f.name.endswith(beside)]
     rows = pl.concat([pl.read_parquet(f) for f in files], how="diagonal")
     return rows.filter(split="test")
 

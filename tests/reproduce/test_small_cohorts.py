@@ -18,7 +18,8 @@ METHODS = ["logistic", "small"]
 
 def cells(folder) -> pl.DataFrame:
     """Test predictions on disk, of which cohort (its cells' folder) they are."""
-    files = [f for f in folder.rglob("*~*.parquet") if ".history" not in f.name]
+    beside = (".history.parquet", ".stress.parquet")
+    files = [f for f in folder.rglob("*~*.parquet") if not f.name.endswith(beside)]
     rows = pl.concat(
         [pl.read_parquet(f).with_columns(cohort=pl.lit(f.parent.name)) for f in files],
         how="diagonal",

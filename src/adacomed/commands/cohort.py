@@ -49,6 +49,7 @@ def build(
     seed: int = 0,
     missing: float | None = None,
     items: str = "all",
+    task: str = "outcome",
 ) -> None:
     """Build a cohort folder from a raw release, or simulate one whose best AUROC is known.
 
@@ -62,6 +63,7 @@ def build(
         missing: simulated: chance that a vector modality is absent, 0 to 0.9, completely at random
           [default: each its own chance, some the likelier the less sick the patient].
         items: mmist-ccrcc: all scans and slides of a patient, or the chosen one.
+        task: simulated: outcome (a class), findings (several) or survival.
 
     Example:
         adacomed cohort build simulated --samples 1000 --seed 0 --out cohorts/simulated
@@ -70,7 +72,9 @@ def build(
     if name == "simulated":
         from adacomed.datasets import simulated
 
-        simulated.build(out, samples=samples, modalities=modalities, seed=seed, missing=missing)
+        simulated.build(
+            out, samples=samples, modalities=modalities, seed=seed, missing=missing, task=task
+        )
     elif name == "mmist-ccrcc":
         build_mmist_ccrcc(source, out, items)
     else:

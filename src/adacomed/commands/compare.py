@@ -12,10 +12,13 @@ from adacomed.commands.console import claim_folder, embedding_progress, grid_pro
 from adacomed.config import Experiment, load_experiment
 from adacomed.errors import InputError
 from adacomed.evaluation.compare import paired_headlines, summarise
+from adacomed.evaluation.other_tasks import other_tables, text_other
+from adacomed.evaluation.survival_tables import at_horizon
 from adacomed.evaluation.tables import text_paired, text_table
 from adacomed.report.report import write_report
 from adacomed.schema import Predictions, RunFiles
 from adacomed.training.checkpoint import environment, write_json, write_parquet
+from adacomed.training.flow import data_flow
 from adacomed.training.grid import Grid, run_grid
 from adacomed.training.names import BAYES, check_methods
 from adacomed.training.prepare import Prepared, comparison_folds, describe, prepare
@@ -74,15 +77,18 @@ def comparison_grid(
     settings: Experiment, prepared: Prepared, names: list[str], out: Path, keep: str | None = None
 ) -> Grid:
     """The grid of an experiment's folds and methods."""
+    folds = comparison_folds(settings, prepared)
     return Grid(
         experiment=settings,
         inputs=prepared.inputs,
         card=prepared.cohort.card,
         task=prepared.task,
-        folds=comparison_folds(settings, prepared),
+        folds=folds,
         methods=names,
         out=out,
         keep=keep,
+        samples=prepared.cohort.samples,
+        flow=data_flow(prepared, folds),
     )
 
 
@@ -107,22 +113,33 @@ def write_comparison(
     grid: Grid, *, resamples: int, extra: Mapping[str, pl.DataFrame] | None = None
 ) -> pl.DataFrame:
     """Evaluate a finished grid and write its tables and report; the headline table is returned."""
-    predictions = grid.collect()
-    table = summarise(predictions, n=resamples)
+    predictions, stress = grid.grouped(grid.collect()), grid.grouped(grid.stressed())
+    table = summarise(at_horizon(predictions), n=resamples)
     write_parquet(predictions, grid.out / RunFiles.PREDICTIONS)
     write_parquet(grid.collect(".history.parquet"), grid.out / RunFiles.HISTORY)
+    if stress.width:
+        write_parquet(stress, grid.out / RunFiles.STRESS)
+    else:
+        (grid.out / RunFiles.STRESS).unlink(missing_ok=True)  # of an earlier comparison
+    if grid.flow is not None:
+        write_json(grid.out / RunFiles.FLOW, grid.flow)
     title = grid.card.title or grid.card.name
     titled = table.with_columns(pl.lit(title).alias("cohort"))  # "Simulated …" travels with it
     titled.write_csv(grid.out / RunFiles.TABLE)
     differences = None
     rivals = [method for method in grid.methods if method != BAYES]  # nobody can beat it
     if len(rivals) > 1:
-        found = predictions.filter(pl.col(Predictions.METHOD).is_in(rivals))
+        found = at_horizon(predictions.filter(pl.col(Predictions.METHOD).is_in(rivals)))
         differences = paired_headlines(found, reference=_reference(rivals), n=resamples)
         differences.write_csv(grid.out / PAIRED)
     else:
         (grid.out / PAIRED).unlink(missing_ok=True)  # of an earlier comparison
+    reference = _reference(rivals) if rivals else None  # bayes alone has none
+    others = other_tables(predictions, grid.task, reference=reference, n=resamples)
+    if others:
+        say(text_other(others))
     metrics = {
+        **{name: found.to_dicts() for name, found in others.items()},
         "title": title,
         "simulated": grid.card.simulated,
         "experiment": grid.experiment.model_dump(mode="json", by_alias=True),

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from adacomed.cohort.cohort import Cohort, load_cohort
 from adacomed.commands.console import claim_folder, embedding_progress, note, say
 from adacomed.commands.embed import encoder_words
+from adacomed.embed import known_store
 from adacomed.errors import InputError, nearest
-from adacomed.inference import forward, gather_for, prediction_frame, probabilities
+from adacomed.evaluation.levels import with_groups
+from adacomed.inference import gather_for
+from adacomed.inference import predict as predict_rows
 from adacomed.schema import Predictions, Samples
 from adacomed.training.checkpoint import load_run, write_parquet
 
@@ -29,6 +33,11 @@ def predict(
     A patient may lack any modality. With the default preset a patient's numbers depend on that
     patient alone, not on the batch.
 
+    prob is calibrated as the run's was, where that clearly helped on its validation patients.
+    prediction_set lists the classes that cannot be ruled out, by limits set on those patients so
+    that 90 % (evidence.coverage) of the patients of each class have their class in it. Exactly one
+    class is an answer; several or none mean that the model abstains.
+
     Args:
         run: folder of a finished run, such as runs/demo/run.
         cohort: cohort folder or YAML with the new patients; labels are not needed.
@@ -36,7 +45,7 @@ def predict(
         samples: comma-separated sample ids [default: all].
         batch_size: patients at a time.
         encoder: MODALITY=ENCODER where the run's encoder lies elsewhere on this machine.
-        store: embedding store to read from and add to [default: nothing is kept].
+        store: embedding store to read from and add to [default: the cohort's own, if it has one].
 
     Example:
         adacomed predict runs/demo/run runs/demo/cohort --out new.parquet --samples p0001,p0002
@@ -47,31 +56,28 @@ def predict(
         raise InputError(f"--out {out}: is a folder, expected a parquet file to write")
     claim_folder(out.parent)
     model = load_run(run)
-    patients = _chosen(load_cohort(cohort, labels=False), samples)
+    patients = chosen_patients(load_cohort(cohort, labels=False), samples)
     with embedding_progress() as progress:
         inputs = gather_for(
-            model, patients, progress, encoders=encoder_words(encoder or []), store=store
+            model,
+            patients,
+            progress,
+            encoders=encoder_words(encoder or []),
+            store=known_store(patients, store),
         )
-    output = forward(model.trained, inputs, batch_size=batch_size)
-    frame = prediction_frame(
-        inputs,
-        probabilities(output),
-        output=output,
-        task=model.task,
-        method=model.method,
-        split="new",
-        threshold=model.trained.threshold,
-        seed=int(model.meta["seed"]),
-    )
+    frame = predict_rows(model, inputs, batch_size=batch_size)
     split = patients.samples[Samples.SPLIT].fill_null("new")
+    split = pl.concat([split] * (len(frame) // max(1, len(split))))  # findings: a block each
     frame = frame.with_columns(split.alias(Predictions.SPLIT))
+    groups = [g for g in patients.card.groups if g in patients.samples.columns]
+    frame = with_groups(frame, patients.samples, groups)
     write_parquet(frame, out)
     if model.meta["simulated"]:
         note("the run was trained on simulated data")
     say(f"{len(frame)} predictions: {out}")
 
 
-def _chosen(cohort: Cohort, samples: str) -> Cohort:
+def chosen_patients(cohort: Cohort, samples: str) -> Cohort:
     """The cohort's samples named in `samples`, in that order."""
     wanted = [s.strip() for s in samples.split(",") if s.strip()]
     if not samples:

@@ -8,15 +8,19 @@ from adacomed.commands.console import claim_folder, embedding_progress, grid_pro
 from adacomed.config import Experiment, load_experiment
 from adacomed.errors import InputError
 from adacomed.evaluation.compare import summarise
+from adacomed.evaluation.other_tasks import other_tables, text_other
+from adacomed.evaluation.survival_tables import at_horizon
 from adacomed.evaluation.tables import text_table
 from adacomed.report.report import write_report
 from adacomed.schema import RunFiles
-from adacomed.training.checkpoint import save_run, write_json, write_parquet, written_whole
+from adacomed.training.checkpoint import write_json, written_whole
+from adacomed.training.flow import data_flow
 from adacomed.training.grid import Cell
 from adacomed.training.loader import Inputs
 from adacomed.training.methods import NEURAL, Problem, run_method
 from adacomed.training.names import SINGLE, check_methods, variant
 from adacomed.training.prepare import describe, one_fold, prepare
+from adacomed.training.run_folder import write_run
 
 
 def train(
@@ -59,29 +63,30 @@ def train(
         result = run_method(method, problem, lambda stage: bar.tick(cell.name, stage))
         bar.done(cell)
     assert result.trained is not None
-    table = summarise(result.predictions)
+    table = summarise(at_horizon(result.predictions))
+    others = other_tables(result.predictions, prepared.task)
     with written_whole(out, replace=force) as folder:
-        save_run(
+        write_run(
             folder,
-            result.trained,
+            result,
             experiment=variant(method, settings)[1],
             card=prepared.cohort.card,
+            inputs=prepared.inputs,
             task=prepared.task,
-            classes=prepared.inputs.classes,
             method=method,
-            encoders=prepared.inputs.encoders,
+            samples=prepared.cohort.samples,
+            flow=data_flow(prepared, [fold]),
         )
-        write_parquet(result.predictions, folder / RunFiles.PREDICTIONS)
-        write_parquet(result.history, folder / RunFiles.HISTORY)
         metrics = {
             "title": prepared.title,
             "simulated": prepared.cohort.card.simulated,
             "choices": result.choices,
             "test": table.to_dicts(),
+            **{name: found.to_dicts() for name, found in others.items()},
         }
         write_json(folder / RunFiles.METRICS, metrics)
         write_report(folder, table=table)
-    say(f"{prepared.title}\n{text_table(table)}")
+    say(f"{prepared.title}\n{text_table(table)}{text_other(others)}")
     say(f"run: {out}\nreport: {out / RunFiles.REPORT}")
 
 
