@@ -23,7 +23,7 @@ LEVELS = [
     {"inference", "embed", "training", "explain"},
     {"datasets"},
     {"cohort", "store", "evaluation", "encoders", "readers", "models"},
-    {"schema", "errors", "strict_yaml", "config"},
+    {"schema", "errors", "strict_yaml", "strict_json", "config"},
 ]
 CORE = {"torch", "safetensors", "numpy", "scipy", "sklearn", "polars", "pydantic", "yaml"}
 CORE |= {"typer", "rich", "jinja2", "markupsafe", "plotly", "adacomed", "huggingface_hub"}

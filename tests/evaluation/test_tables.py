@@ -60,50 +60,40 @@ def test_lower_is_better_goes_on_top_too_when_it_is_all_there_is():
     assert rows[0][-1] == "0.100 (0.05–0.20)"
 
 
+PAIRED = pl.DataFrame(
+    {
+        "task": "death",
+        "method": ["small", "forest"],
+        "reference": "adacomed",
+        "metric": "auroc",
+        "n": 618,
+        "difference": [0.0123, -0.0071],
+        "low": [0.001, -0.02],
+        "high": [0.0251, 0.0049],
+        "p": [0.0004, 0.31],
+        "p_holm": [0.0008, 0.31],
+    }
+)
+
+
 def test_paired_by_hand():
-    table = pl.DataFrame(
-        {
-            "task": "death",
-            "method": ["small", "forest"],
-            "reference": "adacomed",
-            "metric": "auroc",
-            "n": 618,
-            "difference": [0.0123, -0.0071],
-            "low": [0.001, -0.02],
-            "high": [0.0251, 0.0049],
-            "p": [0.0004, 0.31],
-            "p_holm": [0.0008, 0.31],
-        }
-    )
-    assert text_paired(table).splitlines() == [
+    assert text_paired(PAIRED).splitlines() == [
         "comparison           n  metric      difference (95 % CI)       p  p (Holm)",
         "adacomed − small   618   AUROC    0.012 (0.001 to 0.025)  <0.001    <0.001",
         "adacomed − forest  618   AUROC  −0.007 (−0.020 to 0.005)   0.310     0.310",
     ]
-    assert markdown(table).splitlines()[2] == (
+    assert markdown(PAIRED).splitlines()[2] == (
         "| adacomed − small | 618 | AUROC | 0.012 (0.001 to 0.025) | <0.001 | <0.001 |"
     )
 
 
 def test_winners_and_further_tests_have_their_columns():
-    table = pl.DataFrame(
-        {
-            "task": "death",
-            "method": ["small", "forest"],
-            "reference": "adacomed",
-            "metric": "auroc",
-            "n": 618,
-            "difference": [0.0123, -0.0071],
-            "low": [0.001, -0.02],
-            "high": [0.0251, 0.0049],
-            "p": [0.0004, 0.31],
-            "p_holm": [0.0008, 0.31],
-            "p_delong": [0.001, 0.2],
-            "p_delong_holm": [0.002, 0.2],
-            "p_corrected": pl.Series([None, None], dtype=pl.Float64),
-            "p_corrected_holm": pl.Series([None, None], dtype=pl.Float64),
-            "winner": ["adacomed", ""],
-        }
+    table = PAIRED.with_columns(
+        pl.Series("p_delong", [0.001, 0.2]),
+        pl.Series("p_delong_holm", [0.002, 0.2]),
+        pl.Series("p_corrected", [None, None], dtype=pl.Float64),
+        pl.Series("p_corrected_holm", [None, None], dtype=pl.Float64),
+        pl.Series("winner", ["adacomed", ""]),
     )
     header, _, won, level = markdown(table).splitlines()
     assert header.endswith("| p | p (Holm) | DeLong (Holm) | winner |")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ from adacomed.evaluation.reliability import CORRELATIONS, weight_reliability
 from adacomed.evaluation.survival_tables import at_horizon
 from adacomed.evaluation.verdict import best
 from adacomed.schema import Predictions, RunFiles
+from adacomed.strict_json import dumps
 
 PAIRED = "paired.csv"
 WIDE = 118  # columns of a terminal that holds six metrics with their intervals
@@ -98,9 +97,9 @@ def evaluate(
     if out is not None:
         _write(out, table, differences, parts)
     if json:
-        found = {"table": _rows(table), "paired": _rows(differences)}
-        found |= {part.name: _rows(part.table) for part in parts}
-        print(jsonlib.dumps(found, allow_nan=False))
+        found = {"table": table.to_dicts(), "paired": differences.to_dicts()}
+        found |= {part.name: part.table.to_dicts() for part in parts}
+        print(dumps(found))
         return
     _print(table, differences)
     print("\n\n".join(part.text for part in parts if part.text))
@@ -208,14 +207,6 @@ def _write(
     table.write_csv(out / RunFiles.TABLE)
     if len(differences):
         differences.write_csv(out / PAIRED)
-
-
-def _rows(table: pl.DataFrame) -> list[dict[str, object]]:
-    """Rows for JSON, which has no NaN: null."""
-    return [
-        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-        for row in table.iter_rows(named=True)
-    ]
 
 
 def _show(title: str, grid: tables.Grid, text: str, left: int | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from adacomed.explain.shapley import Shapley
 from adacomed.explain.within import explain_within
 from adacomed.inference import gather_for
 from adacomed.schema import RunFiles
+from adacomed.strict_json import dumps
 from adacomed.training.checkpoint import Run, load_run, write_json, write_parquet
 from adacomed.training.loader import Inputs
 
@@ -92,7 +92,7 @@ def explain(
     write_json(out / JSON, whole)
     if json:
         shown = [one | {"words": None} for one in whole["within"]]
-        say(jsonlib.dumps(whole | {"within": shown}, ensure_ascii=False, default=str))
+        say(dumps(whole | {"within": shown}))
         return
     _print(patients, inside, whole["cohort"])
     if model.meta["simulated"]:

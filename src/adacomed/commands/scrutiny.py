@@ -16,11 +16,9 @@ from adacomed.evaluation.gaps import sentences
 from adacomed.evaluation.levels import group_names, with_groups
 from adacomed.evaluation.refit import coverage_table
 from adacomed.evaluation.robustness import stress_table
-from adacomed.evaluation.subgroups import gaps, subgroups
+from adacomed.evaluation.subgroups import MEASURED, gaps, subgroups
 from adacomed.evaluation.tables import NONE, Grid, estimate, number
 from adacomed.schema import Predictions, RunFiles, Samples
-
-MEASURED = ("auroc", "auprc", "sensitivity", "specificity", "brier")
 
 
 class Part(NamedTuple):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from adacomed.report.page import NONE, Section, Table
+from adacomed.strict_json import dumps
 
 
 def tables(sections: list[Section]) -> Iterator[tuple[str, str, pl.DataFrame]]:
@@ -33,14 +31,10 @@ def data(table: Table) -> pl.DataFrame:
 def as_json(title: str, sections: list[Section]) -> str:
     """One object: title, and tables, each with section, caption and rows; NaN is null."""
     found = [
-        {"section": section, "caption": caption, "rows": [_plain(r) for r in frame.to_dicts()]}
+        {"section": section, "caption": caption, "rows": frame.to_dicts()}
         for section, caption, frame in tables(sections)
     ]
-    return json.dumps({"title": title, "tables": found}, allow_nan=False, ensure_ascii=False)
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return dumps({"title": title, "tables": found})
 
 
 def write_csv(sections: list[Section], folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from adacomed.evaluation.conformal import as_mask, set_coverage
+from adacomed.evaluation.refit import coverage_table
 from adacomed.report.figures import layout, rounded
 from adacomed.report.mechanism import has
 from adacomed.report.page import (
@@ -54,17 +54,12 @@ def section(source: Source, nominal: float | None) -> Section:
 
 
 def coverage(source: Source) -> pl.DataFrame | None:
-    """`conformal.set_coverage` on the test patients of each method; None where none has sets."""
+    """`refit.coverage_table` on the test patients, each once; None where no method has sets."""
     if not has(source.test, Predictions.SET):
         return None
-    K, tables = max(2, len(source.prob_columns)), []
-    for method in source.methods:
-        rows = source.patients(method).filter(pl.col(Predictions.SET).is_not_null())
-        if len(rows) and method != CEILING:
-            mask = as_mask(rows[Predictions.SET], K)
-            counted = set_coverage(rows[Predictions.LABEL].to_numpy(), mask).drop("group")
-            tables.append(counted.select(pl.lit(method).alias(Predictions.METHOD), pl.all()))
-    return pl.concat(tables) if tables else None
+    rivals = [source.patients(method) for method in source.methods if method != CEILING]
+    found = coverage_table(pl.concat(rivals))
+    return None if found.is_empty() else found
 
 
 def _class(k: int | None) -> str:

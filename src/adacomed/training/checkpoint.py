@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +30,7 @@ from adacomed.models.batch import Output
 from adacomed.models.mome import modality_subsets
 from adacomed.readers.tabular import TableEncoder
 from adacomed.schema import CohortCard, RunFiles
+from adacomed.strict_json import dumps
 from adacomed.training.build import build_from_spec, restore, stored
 from adacomed.training.outcome import Classes, Outcome, outcome_of, outcome_state
 from adacomed.training.raw_fit import FittedRaw
@@ -227,17 +227,8 @@ def environment() -> dict[str, Any]:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Indented UTF-8 JSON; NaN and infinity, which JSON has not, become null."""
-    text = json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str, allow_nan=False)
-    path.write_text(text + "\n", "utf-8")
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, Mapping):
-        return {key: _finite(value) for key, value in data.items()}
-    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
+    """Indented UTF-8 JSON; NaN and infinity become null."""
+    path.write_text(dumps(data, indent=2) + "\n", "utf-8")
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

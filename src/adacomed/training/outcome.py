@@ -27,14 +27,13 @@ from torch.nn import functional as F
 from adacomed.evaluation.discrimination import METRICS, auroc, choose_threshold
 from adacomed.evaluation.findings import mean_auroc
 from adacomed.evaluation.intervals import bootstrap
-from adacomed.evaluation.scored import Floats, Scored
+from adacomed.evaluation.scored import HALF, Floats, Scored
 from adacomed.evaluation.survival import concordance, status_at
 
 Truth = NDArray[Any]
 Kind = Literal["classes", "findings", "survival"]
 Threshold = float | list[float]
 INTERVALS, EVENTS_EACH = 10, 10  # intervals where none are named: at most, and events for each
-HALF = 0.5
 
 
 @dataclass(frozen=True)
