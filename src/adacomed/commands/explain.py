@@ -66,7 +66,7 @@ def explain(
         json: print JSON instead of sentences, without the words of a text.
 
     Example:
-        adacomed explain runs/demo/run runs/demo/cohort --samples p0001,p0002 --within clinical
+        adacomed explain runs/demo/run runs/demo/cohort --samples s0001,s0002 --within clinical
     """
     if out.is_file():
         raise InputError(f"--out {out}: is a file, expected a folder to write")

@@ -48,7 +48,7 @@ def predict(
         store: embedding store to read from and add to [default: the cohort's own, if it has one].
 
     Example:
-        adacomed predict runs/demo/run runs/demo/cohort --out new.parquet --samples p0001,p0002
+        adacomed predict runs/demo/run runs/demo/cohort --out new.parquet --samples s0001,s0002
     """
     if batch_size < 1:
         raise InputError(f"--batch-size {batch_size}: expected 1 or more")
