@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON); set PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[encoders,paper,explain,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[encoders,paper,explain,serve,onnx,dev]'
 	touch $@
 
 demo: setup

@@ -35,6 +35,7 @@ PIECES = {"text": 256, "tabular": 256, "series": 64, "image": 16, "volume": 1, "
 LONGEST = 50_000  # characters (bytes in files) of the texts that are read at once
 
 Progress = Callable[[int, int], None]  # (items embedded now, items to embed now)
+Load = Callable[[Cohort, str, str], Encoder]  # (cohort, modality, its encoder's spec)
 
 
 def known_store(cohort: Cohort, asked: Path | None) -> Path | None:
@@ -111,7 +112,12 @@ def fill_store(
 
 
 def embedded(
-    cohort: Cohort, modality: str, root: Path | None, progress: Progress | None = None
+    cohort: Cohort,
+    modality: str,
+    root: Path | None,
+    progress: Progress | None = None,
+    *,
+    load: Load = load_for,
 ) -> tuple[NDArray[np.float32], str]:
     """Every sample's vector, and the fingerprint of the encoder that made it.
 
@@ -119,6 +125,7 @@ def embedded(
 
     Args:
         root: of the store; None: nothing is kept.
+        load: gives the encoder of a modality; a service keeps those that it has loaded.
     Returns:
         (N, D) float32, NaN where absent; 12 hex digits.
     """
@@ -131,7 +138,7 @@ def embedded(
             items = modality_source(cohort, modality, root).items
             if not store.missing(items):
                 return pool_items(cohort, items, store.load(items)), before["fingerprint"]
-    encoder = load_for(cohort, modality, spec)
+    encoder = load(cohort, modality, spec)
     vectors = embed_modality(cohort, modality, encoder, root, progress)
     if root is not None:
         remember_encoder(root, modality, spec, encoder)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,33 +12,45 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from adacomed.cohort.cohort import Cohort
-from adacomed.errors import InputError, nearest
+from adacomed import __version__
 from adacomed.evaluation.conformal import Sets, as_lists
 from adacomed.evaluation.recalibration import NONE, Calibrator
-from adacomed.models.batch import Output
-from adacomed.schema import EmbeddingCard, ModalityCard, Predictions, prob_column
+from adacomed.models.batch import Batch, Output
+from adacomed.schema import Predictions, prob_column
 from adacomed.training.checkpoint import Run
-from adacomed.training.loader import Inputs, gather
+from adacomed.training.loader import Inputs
 from adacomed.training.outcome import Classes, Findings, Outcome, Threshold
 from adacomed.training.rows import finding_rows, survival_rows
 from adacomed.training.trained import Trained, correct_prior
 
 
-@torch.no_grad()
-def forward(trained: Trained, inputs: Inputs, *, batch_size: int = 256) -> Output:
-    """Output for N patients, prior corrected, in double precision.
+def in_double(trained: Trained) -> Trained:
+    """The same method with its model in double precision and evaluation mode, for `forward`.
 
     In single precision a matrix product's rounding depends on the batch's shape (2–4e−7 seen); in
     double precision what is left is far below 1e−6, so a patient's numbers are the patient's own.
+    """
+    weights = [p for p in trained.model.parameters() if p.is_floating_point()]
+    if weights and all(p.dtype == torch.float64 for p in weights) and not trained.model.training:
+        return trained
+    return replace(trained, model=copy.deepcopy(trained.model).double().eval())
+
+
+def forward(trained: Trained, inputs: Inputs, *, batch_size: int = 256) -> Output:
+    """Output for N patients, prior corrected, in double precision.
 
     Raises:
         InputError: a modality of another width than in training.
     """
-    model = copy.deepcopy(trained.model).double().eval()
     batch = trained.fitted.batch(inputs).to("cpu", torch.float64)
-    rows = torch.split(torch.arange(len(inputs)), batch_size)
-    parts = [model(batch.rows(index)) for index in rows]
+    return forward_batch(in_double(trained), batch, batch_size=batch_size)
+
+
+@torch.no_grad()
+def forward_batch(trained: Trained, batch: Batch, *, batch_size: int = 256) -> Output:
+    """`forward` for N patients that are tensors already, in double precision as the model is."""
+    rows = torch.split(torch.arange(len(batch)), batch_size)
+    parts = [trained.model(batch.rows(index)) for index in rows]
     return correct_prior(Output.concatenate(parts).detach(), trained.log_prior)
 
 
@@ -66,9 +76,14 @@ def predict(run: Run, inputs: Inputs, *, split: str = "new", batch_size: int = 2
     Raises:
         InputError: as `forward`.
     """
+    output = forward(run.trained, inputs, batch_size=batch_size)
+    return predicted_rows(run, inputs, output, split=split)
+
+
+def predicted_rows(run: Run, inputs: Inputs, output: Output, *, split: str = "new") -> pl.DataFrame:
+    """The rows of `predict` for what `forward` has said of N patients."""
     trained = run.trained
-    output = forward(trained, inputs, batch_size=batch_size)
-    return prediction_frame(
+    frame = prediction_frame(
         inputs,
         probabilities(output, trained),
         output=output,
@@ -81,6 +96,29 @@ def predict(run: Run, inputs: Inputs, *, split: str = "new", batch_size: int = 2
         threshold=trained.threshold,
         seed=int(run.meta["seed"]),
     )
+    names = list(inputs.vectors)
+    told = provenance(run, inputs)
+    made = [[told[m] for m in names if m in told and m in mine] for mine in frame["present"]]
+    return frame.with_columns(
+        pl.lit(run.model_hash).alias(Predictions.MODEL),
+        pl.Series(Predictions.ENCODERS, made, dtype=pl.List(pl.String)),
+        pl.lit(__version__).alias(Predictions.VERSION),
+    )
+
+
+def provenance(run: Run, inputs: Inputs) -> dict[str, str]:
+    """Where each modality's vectors came from, of those that are vectors: modality → in words.
+
+    `xray: dinov2-small@0f3a…` was embedded by that encoder; `ct: as given` came as a vector.
+    """
+    told = {}
+    for name in inputs.vectors:
+        if name in inputs.encoders:
+            encoder = str(getattr(run.card.modalities[name], "encoder", "")).partition(":")[0]
+            told[name] = f"{name}: {encoder}@{inputs.encoders[name]}"
+        elif name not in inputs.own and name not in run.trained.fitted.raw.shapes:
+            told[name] = f"{name}: as given"
+    return told
 
 
 def prediction_frame(
@@ -186,95 +224,3 @@ def _branches(
         Predictions.ROUTER: router,
         Predictions.SPREAD: values(o.spread if o else None),
     }
-
-
-def gather_for(
-    run: Run,
-    cohort: Cohort,
-    progress: Callable[[str, int, int], None] | None = None,
-    *,
-    encoders: Mapping[str, str] | None = None,
-    store: Path | None = None,
-) -> Inputs:
-    """What a cohort of new patients offers to a run's model, under the model's own names.
-
-    A modality that the cohort does not list is absent for everyone. The others are embedded as they
-    were in training: by the run's encoder, wherever its weights are now.
-
-    Args:
-        encoders: modality → where its encoder is here, if not where it was in training.
-        store: embedding store; None keeps new embeddings in memory.
-    Raises:
-        InputError: nothing that the model reads is there, another kind, encoder or width.
-    """
-    fitted, cards = run.trained.fitted, cohort.card.modalities
-    wanted = list(dict.fromkeys([*fitted.native, *fitted.small]))
-    there = [m for m in wanted if m in cards]
-    if not there:
-        raise InputError(
-            f"{cohort.card.name} has none of the run's modalities: "
-            f"the run reads {', '.join(wanted)}, the cohort has {', '.join(cards)}"
-        )
-    same = {m: _as_trained(m, run.card.modalities[m], cards[m]) for m in there}
-    for name, encoder in fitted.tables.items():  # a variable that the new series lack is null
-        if getattr(same.get(name), "summarise", None):
-            columns = [c.name for c in encoder.columns]
-            same[name] = same[name].model_copy(update={"columns": columns})
-    for name, spec in (encoders or {}).items():
-        if name not in same or isinstance(same[name], EmbeddingCard):
-            raise InputError(f"no modality {name!r} with an encoder{nearest(name, same)}")
-        same[name] = same[name].model_copy(update={"encoder": spec})
-    card = cohort.card.model_copy(update={"modalities": {**cards, **same}})
-    cohort = replace(cohort, card=card)
-    labelled = cohort.class_names.get(run.task) == run.classes
-    inputs = gather(
-        cohort,
-        run.task if labelled else None,
-        large=[m for m in fitted.native if m in there],
-        small=[m for m in fitted.small if m in there],
-        store=store,
-        progress=progress,
-        raw=bool(fitted.raw.shapes),
-        unread=[m for m in fitted.native if m not in run.meta.get("encoders", {})],
-    )
-    _check_encoders(run, cohort, inputs.encoders)
-    n = len(inputs)
-    nothing = np.full((n, 1), np.nan, np.float32)
-    empty = {
-        m: pl.DataFrame({c.name: [None] * n for c in encoder.columns})
-        for m, encoder in fitted.tables.items()
-    }
-    return replace(
-        inputs,
-        vectors={m: inputs.vectors.get(m, nothing) for m in fitted.native},
-        tables={m: inputs.tables.get(m, table) for m, table in empty.items()},
-    )
-
-
-def _check_encoders(run: Run, cohort: Cohort, found: Mapping[str, str]) -> None:
-    """Raise an InputError where vectors were made by other weights than in training."""
-    for name, mark in found.items():
-        trained = run.meta.get("encoders", {}).get(name, mark)
-        if trained != mark:
-            before, now = run.card.modalities[name], cohort.card.modalities[name]
-            raise InputError(
-                f"modality {name!r}: the encoder {getattr(now, 'encoder', '')} here is {mark}, the "
-                f"run was trained with {getattr(before, 'encoder', '')}, {trained}: other weights "
-                f"or settings give other vectors"
-            )
-
-
-def _as_trained(name: str, trained: ModalityCard, new: ModalityCard) -> ModalityCard:
-    """The new patients' modality with the encoder and prompt that the model was trained with."""
-    if trained.kind != new.kind:
-        raise InputError(f"modality {name!r} is of kind {new.kind}, the run's of {trained.kind}")
-    update = {}
-    for key in ("encoder", "prompt"):
-        before, now = getattr(trained, key, None), getattr(new, key, None)
-        if now not in (None, before):
-            raise InputError(
-                f"modality {name!r}: {key} {now!r}, the run was trained with {before!r}"
-            )
-        if before is not None:
-            update[key] = before
-    return new.model_copy(update=update)

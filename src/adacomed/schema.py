@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-# ---- splits -------------------------------------------------------------------------------------
+# ---- names --------------------------------------------------------------------------------------
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
 CEILING = "bayes"  # the method that knows a simulated cohort's true probabilities
+BUNDLE = ".adacomed"  # ending of a run in one file
 
 
 # ---- columns ------------------------------------------------------------------------------------
@@ -72,6 +73,9 @@ class Predictions:
     HORIZON = "horizon"  # survival: the time, one of those ends, by which `prob` is the risk
     KEPT = "kept"  # stress.parquet, list[str]: modalities not taken away from anyone
     NOISE = "noise"  # stress.parquet: deviation of the noise added, in training deviations
+    MODEL = "model_hash"  # new patients: sha256 of the run's model.safetensors
+    ENCODERS = "encoders"  # new patients, list[str]: "modality: encoder@fingerprint", or "as given"
+    VERSION = "adacomed"  # new patients: the version that predicted
 
     REQUIRED = (SAMPLE_ID, SUBJECT_ID, SPLIT, TASK, LABEL, PROB, METHOD)
 
@@ -140,6 +144,7 @@ class RunFiles:
     EXPLANATIONS = "explanations.parquet"
     MODEL_CARD = "model_card.md"
     TRIPOD = "tripod_ai.md"
+    CHECKSUMS = "checksums.json"  # in a bundle: file → sha256
 
 
 # ---- cards --------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 
 from adacomed.cohort.cohort import load_cohort
 from adacomed.evaluation.conformal import as_mask
-from adacomed.inference import forward, gather_for, probabilities
+from adacomed.inference import forward, probabilities
+from adacomed.intake import gather_for
 from adacomed.schema import Predictions, RunFiles
 from adacomed.training.checkpoint import load_run
 

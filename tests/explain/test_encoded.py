@@ -19,7 +19,8 @@ from adacomed.explain.encoded import patch_gradients, token_gradients
 from adacomed.explain.gradients import SMALL
 from adacomed.explain.inside import Inside, log_odds
 from adacomed.explain.within import explain_within
-from adacomed.inference import forward, gather_for
+from adacomed.inference import forward
+from adacomed.intake import gather_for
 from adacomed.training.checkpoint import Run
 from adacomed.training.loader import Inputs
 from adacomed.training.methods import Problem, run_method

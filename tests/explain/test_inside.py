@@ -27,7 +27,8 @@ from adacomed.explain.gradients import (
 from adacomed.explain.inside import Inside, captum_attr, log_odds
 from adacomed.explain.removal import Cells, Measurements, by_removal
 from adacomed.explain.within import explain_within
-from adacomed.inference import forward, gather_for
+from adacomed.inference import forward
+from adacomed.intake import gather_for
 from adacomed.models.weighting import STRATEGIES, Weighting
 from adacomed.readers.series import Series
 from adacomed.training.methods import Problem, run_method

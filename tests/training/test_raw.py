@@ -16,7 +16,8 @@ from adacomed.cohort.cohort import load_cohort
 from adacomed.cohort.split import Fold
 from adacomed.config import Experiment
 from adacomed.errors import InputError
-from adacomed.inference import forward, gather_for, probabilities
+from adacomed.inference import forward, probabilities
+from adacomed.intake import gather_for
 from adacomed.models.raw import NONE, Events, Images, Notes, Raw
 from adacomed.training.checkpoint import Run
 from adacomed.training.methods import Problem, run_method

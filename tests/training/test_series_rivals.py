@@ -14,7 +14,8 @@ import yaml
 from adacomed.cohort.cohort import load_cohort
 from adacomed.cohort.split import Fold
 from adacomed.errors import InputError
-from adacomed.inference import forward, gather_for, probabilities
+from adacomed.inference import forward, probabilities
+from adacomed.intake import gather_for
 from adacomed.training.checkpoint import Run
 from adacomed.training.methods import Problem, run_method
 from adacomed.training.names import reads_raw, reads_vectors

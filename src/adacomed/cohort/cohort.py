@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import UnionType
@@ -224,6 +224,37 @@ class Cohort:
         if wanted == "embedding":
             way = "; it needs an encoder first: run `adacomed embed`"
         raise InputError(f"modality {name!r} is of kind {card.kind}, not {wanted}{way}")
+
+
+def new_patients(
+    card: CohortCard,
+    root: Path,
+    samples: pl.DataFrame,
+    vectors: Mapping[str, NDArray[np.float32]] | None = None,
+) -> Cohort:
+    """New patients who are in no file yet, as a cohort without labels.
+
+    Args:
+        card: its modalities; its tasks, table and subject are not read.
+        root: where the modalities' own files and tables lie.
+        samples: N rows: sample_id, and the columns that the card's modalities name.
+        vectors: embedding modality → (N, D), a row of NaN where absent.
+    """
+    ids = samples[SAMPLE].cast(pl.String)
+    rest = samples.drop(SAMPLE, SUBJECT, Samples.SPLIT, strict=False)
+    frame = pl.DataFrame(
+        {SAMPLE: ids, SUBJECT: ids, Samples.SPLIT: pl.Series([None] * len(ids), dtype=pl.String)}
+    )
+    labels = {SAMPLE: pl.String, Labels.TASK: pl.String, Labels.LABEL: pl.Int64}
+    return Cohort(
+        card,
+        root,
+        frame.hstack(rest),
+        pl.DataFrame(schema=labels),
+        {},
+        _new=True,
+        _read=dict(vectors or {}),
+    )
 
 
 def load_cohort(path: Path, *, labels: bool = True) -> Cohort:

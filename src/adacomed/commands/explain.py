@@ -22,7 +22,7 @@ from adacomed.explain.inside import Inside
 from adacomed.explain.patient import Patient, explain_patients, frame, text
 from adacomed.explain.shapley import Shapley
 from adacomed.explain.within import explain_within
-from adacomed.inference import gather_for
+from adacomed.intake import gather_for
 from adacomed.schema import RunFiles
 from adacomed.strict_json import dumps
 from adacomed.training.checkpoint import Run, load_run, write_json, write_parquet

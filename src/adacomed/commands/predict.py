@@ -13,8 +13,8 @@ from adacomed.commands.embed import encoder_words
 from adacomed.embed import known_store
 from adacomed.errors import InputError, nearest
 from adacomed.evaluation.levels import with_groups
-from adacomed.inference import gather_for
 from adacomed.inference import predict as predict_rows
+from adacomed.intake import gather_for
 from adacomed.schema import Predictions, Samples
 from adacomed.training.checkpoint import load_run, write_parquet
 

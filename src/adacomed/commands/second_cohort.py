@@ -21,7 +21,8 @@ from adacomed.evaluation.discrimination import METRICS
 from adacomed.evaluation.shift import Shift, shift
 from adacomed.evaluation.tables import NONE, estimate, number, p_value
 from adacomed.evaluation.transfer import PREVALENCE, transfer
-from adacomed.inference import gather_for, predict
+from adacomed.inference import predict
+from adacomed.intake import gather_for
 from adacomed.schema import Predictions, RunFiles
 from adacomed.training.checkpoint import Run, load_run
 from adacomed.training.loader import Inputs

@@ -118,7 +118,7 @@ def explain_patients(
     """Every patient's explanation, and the Shapley values that they hold, for the cohort.
 
     Args:
-        inputs: N patients, as `inference.gather_for` gives them.
+        inputs: N patients, as `intake.gather_for` gives them.
         seed, tick: as in `modality_shapley`.
     Raises:
         InputError: the model gives no number for a patient without any modality.

@@ -48,7 +48,7 @@ def explain_within(
     gradients through the frozen encoder to tokens and patches.
 
     Args:
-        cohort: the N patients; inputs: theirs, as `inference.gather_for` gives them.
+        cohort: the N patients; inputs: theirs, as `intake.gather_for` gives them.
         encoders: modality → where its encoder is here, if not where it was in training.
         seed: of sampled Shapley values.
         tick: called with patients done, and how many there are to do.

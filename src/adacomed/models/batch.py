@@ -62,6 +62,22 @@ class Batch:
             e_small=None if self.e_small is None else self.e_small[index],
         )
 
+    @staticmethod
+    def concatenate(parts: list[Batch]) -> Batch:
+        """Patients of several batches of vectors and tables, in order; raw inputs do not stack.
+
+        Raises:
+            ValueError: a batch with raw inputs, whose lengths are the patients' own.
+        """
+        first = parts[0]
+        if any(part.raw for part in parts):
+            raise ValueError("batches with raw inputs cannot be put together")
+        return Batch(
+            embeddings={m: torch.cat([p.embeddings[m] for p in parts]) for m in first.embeddings},
+            present=torch.cat([part.present for part in parts]),
+            small={m: torch.cat([p.small[m] for p in parts]) for m in first.small},
+        )
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
         """Move to a device; floating tensors also to `dtype` where one is given."""
         return Batch(

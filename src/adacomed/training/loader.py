@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from adacomed.cohort.cohort import Cohort
 from adacomed.cohort.tasks import horizon_of, kind_of
-from adacomed.embed import embedded
+from adacomed.embed import Load, embedded
+from adacomed.encoders.choice import load_for
 from adacomed.errors import InputError, nearest
 from adacomed.schema import EmbeddingCard, Samples, TabularCard
 from adacomed.training.outcome import Classes, Findings, Outcome, Survival
@@ -146,6 +147,7 @@ def gather(
     progress: Callable[[str, int, int], None] | None = None,
     raw: bool = False,
     unread: Collection[str] = (),
+    load: Load = load_for,
 ) -> Inputs:
     """Read everything that any method may use; embeddings come from the store where they can.
 
@@ -156,6 +158,7 @@ def gather(
         progress: called with (modality, items embedded, items to embed).
         raw: read series, images and notes themselves too.
         unread: modalities whose vectors nobody reads: no encoder is run, only who has one is noted.
+        load: gives the encoder of a modality.
     Raises:
         InputError: unknown modality or anything the cohort's files get wrong.
     """
@@ -181,7 +184,7 @@ def gather(
             vectors[name] = seen
         else:
             tick = None if progress is None else partial(progress, name)
-            found, encoders[name] = embedded(cohort, name, store, tick)
+            found, encoders[name] = embedded(cohort, name, store, tick, load=load)
             vectors[name] = _some_width(found)
     return Inputs(
         sample_id=cohort.samples[Samples.SAMPLE_ID].to_numpy().astype(str),
