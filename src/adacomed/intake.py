@@ -93,8 +93,9 @@ def _check_encoders(run: Run, cohort: Cohort, found: Mapping[str, str]) -> None:
             before, now = run.card.modalities[name], cohort.card.modalities[name]
             raise InputError(
                 f"modality {name!r}: the encoder {getattr(now, 'encoder', '')} here is {mark}, the "
-                f"run was trained with {getattr(before, 'encoder', '')}, {trained}: other weights "
-                f"or settings give other vectors"
+                f"run was trained with {getattr(before, 'encoder', '')}, {trained}: other weights, "
+                f"settings or precision (bfloat16 on a graphics card; ?device=cpu behind the "
+                f"encoder's name computes in float32) give other vectors"
             )
 
 
