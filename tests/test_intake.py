@@ -19,6 +19,7 @@ from adacomed.inference import forward, forward_batch, in_double, predict
 from adacomed.intake import gather_for
 from adacomed.models.batch import Batch
 from adacomed.schema import EmbeddingCard, Predictions
+from adacomed.training.bundle import open_run, write_bundle
 from adacomed.training.checkpoint import Run, load_run
 from tests.commands.conftest import QUICK, adacomed
 
@@ -139,3 +140,19 @@ def test_batches_put_together_are_the_same_patients(folder: Path, run: Run) -> N
     raw = replace(parts[0], raw={"x": object()})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="raw"):
         Batch.concatenate([raw, parts[1]])
+
+
+def test_a_bundle_runs_no_code_that_it_names(folder: Path, run: Run) -> None:
+    """`subprocess:getoutput` over a patient's note would be a command line."""
+    cards = run.card.modalities
+    note = cards["note"].model_copy(update={"encoder": "subprocess:getoutput"})
+    card = run.card.model_copy(update={"modalities": {**cards, "note": note}})
+    cohort = load_cohort(folder, labels=False)
+    foreign = replace(run, card=card, bundled=True)
+    with pytest.raises(InputError, match=r"--encoder note=subprocess:getoutput"):
+        gather_for(foreign, cohort)
+    mine = gather_for(foreign, cohort, encoders={"note": "minilm"})  # said by the user: taken
+    assert mine.encoders["note"] == run.meta["encoders"]["note"]
+    assert open_run(folder / "run").bundled is False
+    write_bundle(folder / "run", folder / "run.adacomed")
+    assert open_run(folder / "run.adacomed").bundled is True

@@ -11,6 +11,7 @@ import polars as pl
 
 from adacomed.cohort.cohort import Cohort
 from adacomed.embed import Load
+from adacomed.encoders.base import is_code
 from adacomed.encoders.choice import load_for
 from adacomed.errors import InputError, nearest
 from adacomed.schema import EmbeddingCard, ModalityCard
@@ -57,6 +58,9 @@ def gather_for(
         if name not in same or isinstance(same[name], EmbeddingCard):
             raise InputError(f"no modality {name!r} with an encoder{nearest(name, same)}")
         same[name] = same[name].model_copy(update={"encoder": spec})
+    for name, mine in same.items():
+        if name not in (encoders or {}):
+            refuse_code(run, name, getattr(mine, "encoder", None))
     card = cohort.card.model_copy(update={"modalities": {**cards, **same}})
     cohort = replace(cohort, card=card)
     labelled = cohort.class_names.get(run.task) == run.classes
@@ -74,15 +78,26 @@ def gather_for(
     _check_encoders(run, cohort, inputs.encoders)
     n = len(inputs)
     nothing = np.full((n, 1), np.nan, np.float32)
+    null = pl.Series([None] * n)
     empty = {
-        m: pl.DataFrame({c.name: [None] * n for c in encoder.columns})
+        m: pl.DataFrame([null.alias(c.name) for c in encoder.columns])
         for m, encoder in fitted.tables.items()
+        if m not in inputs.tables
     }
     return replace(
         inputs,
         vectors={m: inputs.vectors.get(m, nothing) for m in fitted.native},
-        tables={m: inputs.tables.get(m, table) for m, table in empty.items()},
+        tables={m: empty[m] if m in empty else inputs.tables[m] for m in fitted.tables},
     )
+
+
+def refuse_code(run: Run, modality: str, encoder: str | None) -> None:
+    """Raise an InputError where a run in one file, perhaps from elsewhere, names code to run."""
+    if run.bundled and encoder and is_code(encoder):
+        raise InputError(
+            f"modality {modality!r}: the bundle names the encoder {encoder!r}, code that would be "
+            f"run here; if you know it, say so with --encoder {modality}={encoder}"
+        )
 
 
 def _check_encoders(run: Run, cohort: Cohort, found: Mapping[str, str]) -> None:

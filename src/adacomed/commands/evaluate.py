@@ -21,7 +21,7 @@ from adacomed.evaluation.refit import recalibrated, with_sets
 from adacomed.evaluation.reliability import CORRELATIONS, weight_reliability
 from adacomed.evaluation.survival_tables import at_horizon
 from adacomed.evaluation.verdict import best
-from adacomed.schema import Predictions, RunFiles
+from adacomed.schema import BUNDLE, Predictions, RunFiles
 from adacomed.strict_json import dumps
 
 PAIRED = "paired.csv"
@@ -73,7 +73,7 @@ def evaluate(
     """
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; --out takes a folder")
-    whole = read_predictions(file)
+    whole = _predictions(file)
     if calibrate:
         whole = recalibrated(whole, calibrate)
     if coverage is not None:
@@ -103,6 +103,21 @@ def evaluate(
         return
     _print(table, differences)
     print("\n\n".join(part.text for part in parts if part.text))
+
+
+def _predictions(file: Path) -> pl.DataFrame:
+    """The table itself, a run folder's, or a bundle's."""
+    if file.suffix != BUNDLE or not file.is_file():
+        return read_predictions(file)
+    from adacomed.training.bundle import unpacked  # needs torch, which a table alone does not
+
+    with unpacked(file) as folder:
+        if not (folder / RunFiles.PREDICTIONS).is_file():
+            raise InputError(
+                f"{file}: holds no predictions, it was made without --with-predictions; give the "
+                f"run folder or a predictions table"
+            )
+        return read_predictions(folder)
 
 
 def _parts(rows: pl.DataFrame, reference: str, split: str, n: int) -> list[Part]:

@@ -25,7 +25,8 @@ from adacomed.explain.within import explain_within
 from adacomed.intake import gather_for
 from adacomed.schema import RunFiles
 from adacomed.strict_json import dumps
-from adacomed.training.checkpoint import Run, load_run, write_json, write_parquet
+from adacomed.training.bundle import open_run
+from adacomed.training.checkpoint import Run, write_json, write_parquet
 from adacomed.training.loader import Inputs
 
 SHOWN = 5  # patients in full on a terminal
@@ -53,7 +54,7 @@ def explain(
     says of a patient it knows nothing of. Written to explanations.parquet and explanations.json.
 
     Args:
-        run: folder of a finished run, such as runs/demo/run.
+        run: folder of a finished run, such as runs/demo/run, or a bundle of one (.adacomed).
         cohort: cohort folder or YAML with the patients; labels are not needed.
         samples: comma-separated sample ids [default: all].
         within: look inside this modality too: variables of a table, times of a series, tokens of a
@@ -71,7 +72,7 @@ def explain(
     if out.is_file():
         raise InputError(f"--out {out}: is a file, expected a folder to write")
     claim_folder(out)
-    model, elsewhere = load_run(run), encoder_words(encoder or [])
+    model, elsewhere = open_run(run), encoder_words(encoder or [])
     chosen = chosen_patients(load_cohort(cohort, labels=False), samples)
     with embedding_progress() as progress:
         inputs = gather_for(
@@ -85,7 +86,7 @@ def explain(
             inside = explain_within(
                 model, chosen, inputs, within, encoders=elsewhere, seed=seed, tick=tick
             )
-    whole = _whole(model, inputs, patients, found, inside, seed)
+    whole = _whole(model, inputs, patients, found, inside, seed) | {"run": str(run)}
     rows = [row for patient in patients for row in patient.rows()]
     rows += [row for one in inside for row in one.rows()]
     write_parquet(frame(rows), out / RunFiles.EXPLANATIONS)

@@ -16,7 +16,8 @@ from adacomed.evaluation.levels import with_groups
 from adacomed.inference import predict as predict_rows
 from adacomed.intake import gather_for
 from adacomed.schema import Predictions, Samples
-from adacomed.training.checkpoint import load_run, write_parquet
+from adacomed.training.bundle import open_run
+from adacomed.training.checkpoint import write_parquet
 
 
 def predict(
@@ -39,7 +40,7 @@ def predict(
     class is an answer; several or none mean that the model abstains.
 
     Args:
-        run: folder of a finished run, such as runs/demo/run.
+        run: folder of a finished run, such as runs/demo/run, or a bundle of one (.adacomed).
         cohort: cohort folder or YAML with the new patients; labels are not needed.
         out: parquet file to write.
         samples: comma-separated sample ids [default: all].
@@ -55,7 +56,7 @@ def predict(
     if out.is_dir():
         raise InputError(f"--out {out}: is a folder, expected a parquet file to write")
     claim_folder(out.parent)
-    model = load_run(run)
+    model = open_run(run)
     patients = chosen_patients(load_cohort(cohort, labels=False), samples)
     with embedding_progress() as progress:
         inputs = gather_for(

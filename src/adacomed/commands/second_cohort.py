@@ -24,7 +24,8 @@ from adacomed.evaluation.transfer import PREVALENCE, transfer
 from adacomed.inference import predict
 from adacomed.intake import gather_for
 from adacomed.schema import Predictions, RunFiles
-from adacomed.training.checkpoint import Run, load_run
+from adacomed.training.bundle import open_run
+from adacomed.training.checkpoint import Run
 from adacomed.training.loader import Inputs
 
 COMPONENTS = 10  # principal components of a modality's vectors that are compared
@@ -38,13 +39,13 @@ def second_cohort(
     """The shift of the inputs, and what becomes of the metrics.
 
     Args:
-        folder: the run.
+        folder: the run, or a bundle of it.
         predictions: the run's own, for how well it did.
         other: YAML or folder of the second cohort; without labels only the inputs are compared.
     Raises:
         InputError: `folder` is no run, or its own cohort is not where it was in training.
     """
-    run = load_run(folder)
+    run = open_run(folder)
     first = load_cohort(_own_cohort(run), labels=False)
     second = load_cohort(other, labels=False)
     a, b = _inputs(run, first), _inputs(run, second)

@@ -204,6 +204,11 @@ def split_spec(text: str) -> Spec:
     return Spec(name, source, options)
 
 
+def is_code(text: str) -> bool:
+    """Whether an encoder's name means somebody's own `module:function`, which loading it runs."""
+    return split_spec(text).name not in ENCODERS
+
+
 def catalogue() -> dict[str, EncoderCard]:
     """The card of every encoder in `ENCODERS` and of the user's own, without loading weights."""
     cards: dict[str, EncoderCard] = {}

@@ -51,6 +51,7 @@ class Run:
         card: card of the cohort it was trained on.
         meta: inputs.json as it stands on disk.
         model_hash: sha256 of model.safetensors, for provenance.
+        bundled: it came in one file, perhaps from elsewhere: no code that it names is run.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Run:
     card: CohortCard
     meta: dict[str, Any]
     model_hash: str
+    bundled: bool = False
 
 
 @contextmanager

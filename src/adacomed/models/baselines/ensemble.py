@@ -51,7 +51,7 @@ class Average(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Logits (B, K) and both branches with equal weight."""
         a, b = self.large(batch).logits, self.small(batch).logits
-        half = torch.full((len(batch),), 0.5, dtype=a.dtype, device=a.device)
+        half = torch.full_like(a[:, 0], 0.5)
         return Output(
             logits=(a + b) / 2, logits_large=a, logits_small=b, w_large=half, w_small=half
         )

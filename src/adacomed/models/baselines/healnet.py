@@ -33,7 +33,7 @@ class Patches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, D) → (B, patches, H)."""
         padded = F.pad(x, (0, self.number * self.size - x.shape[-1]))
-        tokens: Tensor = self.linear(padded.view(len(x), self.number, self.size))
+        tokens: Tensor = self.linear(padded.view(x.shape[0], self.number, self.size))
         return tokens + self.position
 
 
@@ -127,7 +127,7 @@ class HEALNet(nn.Module):
             here = batch.present[:, m, None]  # (B, 1)
             # filled before the projection, so that a NaN reaches no gradient either
             tokens.append(patches(torch.where(here, batch.embeddings[name], 0.0)))
-        x = self.latents.expand(len(batch), -1, -1)  # (B, L, H)
+        x = self.latents.expand(batch.present.shape[0], -1, -1)  # (B, L, H)
         for _ in range(self.depth):
             for m, (cross, feed_forward) in enumerate(
                 zip(self.cross, self.cross_feed_forward, strict=True)

@@ -80,7 +80,8 @@ class ScoreSmall(nn.Module):
 
     def embed(self, batch: Batch) -> Tensor:
         """Evidence of every source beside the tables' cells, (B, width)."""
-        nothing = torch.zeros(len(batch), self.answers).to(next(iter(self.head.parameters())))
+        B = batch.present.shape[0]  # not len(): an export keeps it open
+        nothing = torch.zeros(B, self.answers).to(next(iter(self.head.parameters())))
         scores = []
         for i, (scorer, speaks) in enumerate(zip(self.scorers, self.speaks, strict=True)):
             x, here = read(batch, self.sources[i // self.Q][0])

@@ -79,6 +79,7 @@ class Trees(Stored):
     def __init__(self) -> None:
         names = ["feature", "threshold", "left", "right", "missing_left", "value"]
         super().__init__(names)
+        self.depth = 0
 
     def fill(self, trees: Sequence[Columns]) -> None:
         """Take one mapping of (nodes, …) arrays per tree, padded to the longest."""
@@ -92,19 +93,46 @@ class Trees(Stored):
             return stack
 
         self.put({name: padded(name) for name in self.names})
+        self.depth = depth_of(self.left, self.right)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, P) → the leaves' values, (B, T, V)."""
-        tree = torch.arange(len(self.feature), device=x.device)
-        node = torch.zeros(len(x), len(tree), dtype=torch.long, device=x.device)  # (B, T)
-        while True:
-            cell = x.gather(1, self.feature[tree, node])
-            below = cell <= self.threshold[tree, node]
-            goes_left = torch.where(cell.isnan(), self.missing_left[tree, node], below)
-            onward = torch.where(goes_left, self.left[tree, node], self.right[tree, node])
-            if bool((onward == node).all()):
-                return self.value[tree, node].to(x)
-            node = onward
+        T, nodes = self.feature.shape
+        first = torch.arange(T, device=x.device) * nodes  # of each tree, where all lie in a row
+        node = first.expand(x.shape[0], T)  # (B, T)
+        feature, threshold = self.feature.flatten(), self.threshold.flatten()
+        left, right = self.left.flatten(), self.right.flatten()
+        missing_left = self.missing_left.flatten()
+        for _ in range(self.depth):  # the same for every patient: an export unrolls it
+            cell = x.gather(1, feature[node])
+            below = cell <= threshold[node]  # false where the cell is missing
+            goes_left = below | (cell.isnan() & missing_left[node])
+            node = first + torch.where(goes_left, left[node], right[node])
+        return self.value.flatten(0, 1)[node].to(x)
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state, prefix, *rest)
+        self.depth = depth_of(self.left, self.right)
+
+
+def depth_of(left: Tensor, right: Tensor) -> int:
+    """Steps from the root to the deepest leaf of trees (T, nodes), a leaf being its own child.
+
+    Raises:
+        ValueError: the children go round in a circle.
+    """
+    here = torch.zeros(left.shape, dtype=torch.bool)
+    here[:, :1] = True
+    own = torch.arange(left.shape[1] if left.ndim == 2 else 0)
+    for depth in range(len(own) + 1):
+        here &= (left != own) | (right != own)  # a leaf has no further step
+        if not here.any():
+            return depth
+        tree, node = here.nonzero(as_tuple=True)
+        here = torch.zeros_like(here)
+        here[tree, left[tree, node]] = True
+        here[tree, right[tree, node]] = True
+    raise ValueError("a tree's children go round in a circle")
 
 
 class Forest(nn.Module):
