@@ -32,6 +32,7 @@ STORE = "store"  # beside the cohort's YAML, unless said otherwise
 SHARDS = {"text": 256, "tabular": 256, "series": 256, "image": 128, "volume": 8, "slide": 2}
 PIECES = {"text": 256, "tabular": 256, "series": 64, "image": 16, "volume": 1, "slide": 1}
 
+ADVICE = "; mend or remove it, or leave it out with `adacomed embed --on-error skip`"
 LONGEST = 50_000  # characters (bytes in files) of the texts that are read at once
 
 Progress = Callable[[int, int], None]  # (items embedded now, items to embed now)
@@ -191,10 +192,7 @@ def pool_items(
 def broken_item(modality: str, item: Item, reason: str) -> InputError:
     """The error that names whose item it is."""
     named = f" ({item.item})" if item.item not in reason else ""
-    return InputError(
-        f"modality {modality!r}, sample {item.sample_id}{named}: {reason}; mend or remove it, or "
-        f"leave it out with `adacomed embed --on-error skip`"
-    )
+    return InputError(f"modality {modality!r}, sample {item.sample_id}{named}: {reason}{ADVICE}")
 
 
 def _check_kind(cohort: Cohort, modality: str, encoder: Encoder) -> str:

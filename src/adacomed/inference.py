@@ -98,7 +98,8 @@ def predicted_rows(run: Run, inputs: Inputs, output: Output, *, split: str = "ne
     )
     names = list(inputs.vectors)
     told = provenance(run, inputs)
-    made = [[told[m] for m in names if m in told and m in mine] for mine in frame["present"]]
+    has = frame["present"].to_list()
+    made = [[told[m] for m in names if m in told and m in mine] for mine in has]
     return frame.with_columns(
         pl.lit(run.model_hash).alias(Predictions.MODEL),
         pl.Series(Predictions.ENCODERS, made, dtype=pl.List(pl.String)),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from adacomed.errors import InputError, nearest
@@ -115,12 +117,13 @@ def code_column(column: pl.Series, card: TabularCard, ids: Sequence[str], where:
     name = column.name
     if column.dtype == pl.Boolean:
         column = column.cast(pl.Float64)
+    if column.dtype in (pl.Float64, pl.Int64) and name not in card.categorical:
+        return _amount(column, _missing(tuple(card.missing)), ids, where)
     if column.dtype.is_temporal() or column.dtype.is_nested():
         raise InputError(f"{where}: column {name!r} holds {column.dtype}; write it as a number")
     text = as_text(column)
-    codes = as_text(pl.Series([str(c) for c in card.missing], dtype=pl.String))
-    floats = as_text(codes.cast(pl.Float64, strict=False)).drop_nulls()
-    text = text.set(text.is_in(pl.concat([codes, floats]).implode()), None)
+    if card.missing:
+        text = text.set(text.is_in(list(_missing(tuple(card.missing)))), None)
     if name in card.categorical:
         return _one_spelling(text).alias(name)
     numbers = text.cast(pl.Float64, strict=False).fill_nan(None)
@@ -132,11 +135,37 @@ def code_column(column: pl.Series, card: TabularCard, ids: Sequence[str], where:
             f"{where}: text in the numeric column {name!r}, at {name_rows(bad, ids)}; list the "
             f"code under missing: if it means not recorded, or the column under categorical:"
         )
-    too_large = (numbers.abs() > LARGEST).fill_null(False).arg_true().to_list()
+    return _amount(numbers.alias(name), (), ids, where)
+
+
+def _amount(column: pl.Series, missing: Iterable[str], ids: Sequence[str], where: str) -> pl.Series:
+    """A column of numbers as Float64, missing codes as null; quick where rows are few."""
+    numbers = column.to_numpy().astype(np.float64) + 0.0  # −0 and 0 are one number
+    codes = [float(c) for c in missing if _is_number(c)]
+    if codes:
+        numbers[np.isin(numbers, codes)] = np.nan
+    too_large = np.flatnonzero(np.abs(numbers) > LARGEST).tolist()
     if too_large:
         rows = name_rows(too_large, ids)
-        raise InputError(f"{where}: infinite value (beyond {LARGEST:g}) in {name!r}, at {rows}")
-    return numbers.alias(name)
+        raise InputError(
+            f"{where}: infinite value (beyond {LARGEST:g}) in {column.name!r}, at {rows}"
+        )
+    return pl.Series(column.name, numbers, nan_to_null=True)
+
+
+@lru_cache(maxsize=256)
+def _missing(codes: tuple[str | int | float, ...]) -> frozenset[str]:
+    """The codes as text in every spelling that a column may have: −1, "-1", "-1.0"."""
+    text = as_text(pl.Series([str(c) for c in codes], dtype=pl.String))
+    floats = as_text(text.cast(pl.Float64, strict=False))
+    return frozenset(c for c in (*text, *floats) if c is not None)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
 
 
 def _one_spelling(text: pl.Series) -> pl.Series:

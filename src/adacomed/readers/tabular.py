@@ -30,6 +30,8 @@ class Amount:
 
     def encode(self, column: pl.Series) -> Array:
         """(N,) → (N, 1) float32; NaN = not observed."""
+        if column.dtype in (pl.Float64, pl.Null):  # nothing to look for: a null comes out as NaN
+            return self._scaled(column.to_numpy().astype(np.float64))
         numbers = column.cast(pl.Float64, strict=False).fill_nan(None)
         bad = (numbers.is_null() & column.is_not_null() & ~_is_nan(column)).arg_true().to_list()
         if bad:
@@ -38,8 +40,11 @@ class Amount:
                 f"text in the numeric column {self.name!r}, row {rows}; a number or an empty cell "
                 f"would work"
             )
-        values = numbers.fill_null(float("nan")).to_numpy()
-        return ((values - self.mean) * self.scale).astype(np.float32)[:, None]
+        return self._scaled(numbers.fill_null(float("nan")).to_numpy())
+
+    def _scaled(self, values: NDArray[np.float64]) -> Array:
+        scaled: Array = ((values - self.mean) * self.scale).astype(np.float32)
+        return scaled[:, None]
 
 
 @dataclass(frozen=True)
@@ -150,4 +155,6 @@ def _as_categories(column: pl.Series) -> list[str | None]:
     if column.dtype.is_numeric():
         numbers = column.cast(pl.Float64).fill_nan(None).to_list()
         return [None if n is None else f"{n:.15g}" for n in numbers]
+    if column.dtype in (pl.String, pl.Null):
+        return column.to_list()
     return column.cast(pl.String).to_list()
