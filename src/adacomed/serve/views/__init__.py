@@ -1,0 +1,1 @@
+"""A patient's inputs as people look at them: images, series, tables, notes."""
