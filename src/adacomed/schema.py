@@ -39,8 +39,7 @@ class Labels:
 class Vectors:
     """An embedding table: one row per item; several items of a sample are pooled at load."""
 
-    SAMPLE_ID = "sample_id"
-    ITEM = "item"
+    SAMPLE_ID, ITEM = "sample_id", "item"
     VECTOR = "vector"  # list[float32] of the modality's width
 
 
@@ -55,16 +54,12 @@ class Predictions:
     PROB = "prob"  # probability of the positive class; K > 2: prob_0 … prob_{K−1} beside it
     LOGIT_LARGE = "logit_large"  # log-odds of the positive class; null where a method has none
     LOGIT_SMALL = "logit_small"
-    S = "s"
-    W_LARGE = "w_large"
-    W_SMALL = "w_small"
+    S, W_LARGE, W_SMALL = "s", "w_large", "w_small"
     ROUTER = "router"  # list[float]: router weight of every expert, in the run's expert order
     SPREAD = "spread"  # standard deviation of the log-odds between the models averaged, in nats
     PRESENT = "present"  # list[str]: modality names present for the sample
     THRESHOLD = "threshold"  # decision threshold on prob, chosen on validation
-    REPEAT = "repeat"
-    FOLD = "fold"
-    SEED = "seed"
+    REPEAT, FOLD, SEED = "repeat", "fold", "seed"
     METHOD = "method"
     SET = "prediction_set"  # list[int]: classes that conformal prediction cannot rule out
     TIME = "time"  # survival: when the event, or the last sight of the patient, was (task's unit)
@@ -122,9 +117,11 @@ class CohortFiles:
     """Names inside a built cohort folder."""
 
     CARD = "cohort.yaml"
-    SAMPLES = "samples.parquet"
-    LABELS = "labels.parquet"
+    SAMPLES, LABELS = "samples.parquet", "labels.parquet"
     VECTORS = "vectors"  # vectors/<modality>.parquet
+    EVENTS = "events.parquet"  # the tables of a built cohort with raw inputs, and who was left out
+    IMAGES, NOTES = "images.parquet", "notes.parquet"
+    FLOW, PICTURE = "flow.json", "flow.svg"
 
 
 class RunFiles:
@@ -135,15 +132,12 @@ class RunFiles:
     MODEL = "model.safetensors"
     INPUTS = "inputs.json"  # the fitted inputs: modalities, widths, scalers, vocabularies
     PREDICTIONS = "predictions.parquet"
-    METRICS = "metrics.json"
-    HISTORY = "history.parquet"
-    REPORT = "report.html"
-    TABLE = "table.csv"
+    METRICS, HISTORY = "metrics.json", "history.parquet"
+    REPORT, TABLE = "report.html", "table.csv"
     STRESS = "stress.parquet"  # test patients again, with modalities taken away or noise added
     FLOW = "flow.json"  # who was left out, and why
     EXPLANATIONS = "explanations.parquet"
-    MODEL_CARD = "model_card.md"
-    TRIPOD = "tripod_ai.md"
+    MODEL_CARD, TRIPOD = "model_card.md", "tripod_ai.md"
     CHECKSUMS = "checksums.json"  # in a bundle: file → sha256
 
 
@@ -262,7 +256,9 @@ class SeriesCard(Card):
     columns: list[str] | None = Field(None, min_length=1)  # wide
     window: tuple[float, float] | None = None  # hours; what lies outside is left out
     limits: dict[str, tuple[float, float]] = {}  # variable → possible values; others are left out
+    bins: dict[str, tuple[float, float]] = {}  # variable → its scale; default: fitted in training
     units: dict[str, str] = {}  # variable → unit, for people
+    codes: dict[str, str] = {}  # code of a FHIR Observation, such as LOINC's → variable
     encoder: str | None = None
 
 
@@ -284,6 +280,7 @@ class CohortCard(Card):
     # what names a row: a column, or several that do together ("id/file"); default: the subject
     sample: str | list[str] | None = None
     split: str | None = None  # column with train / val / test
+    split_by_sample: bool = False  # the split may put a subject's samples into several parts
     labels: Path | None = None
     tasks: dict[str, TaskCard] = Field(min_length=1)
     modalities: dict[str, ModalityCard] = Field(min_length=1)

@@ -43,7 +43,8 @@ def official(cohort: Cohort, target: np.ndarray) -> Fold:
     Args:
         target: (N,) class, −1 where unlabelled.
     Raises:
-        InputError: no split column, no labelled train or test row, a subject in two splits.
+        InputError: no split column, no labelled train or test row, a subject in two splits (which
+            `split_by_sample` in the card allows).
     """
     names = cohort.samples[Samples.SPLIT]
     if names.null_count() == len(names):
@@ -64,7 +65,8 @@ def official(cohort: Cohort, target: np.ndarray) -> Fold:
             )
     val = rows[VAL] if len(rows[VAL]) else None
     fold = Fold(0, 0, rows[TRAIN], rows[TEST], val)
-    assert_disjoint(fold, cohort.samples[Samples.SUBJECT_ID].to_numpy())
+    if not cohort.card.split_by_sample:
+        assert_disjoint(fold, cohort.samples[Samples.SUBJECT_ID].to_numpy())
     return fold
 
 

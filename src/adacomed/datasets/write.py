@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import yaml
 from adacomed.errors import InputError
 from adacomed.schema import CohortCard, CohortFiles, Vectors
 
-_WRITTEN = {CohortFiles.CARD, CohortFiles.SAMPLES, CohortFiles.LABELS, CohortFiles.VECTORS}
+_WRITTEN = {value for name, value in vars(CohortFiles).items() if name.isupper()}
 
 
 def assert_writable(out: Path) -> None:
@@ -41,6 +43,37 @@ def vector_table(ids: list[str], items: list[str], vectors: np.ndarray) -> pl.Da
     )
 
 
+@contextmanager
+def whole_or_nothing(out: Path) -> Iterator[Path]:
+    """A new folder to write a cohort into; it becomes `out` at the end, or never.
+
+    A cohort that an earlier build wrote there is replaced then.
+
+    Raises:
+        InputError: `out` holds something else.
+    """
+    assert_writable(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        new.mkdir()
+        yield new
+        if out.exists():
+            shutil.move(out, old)
+        shutil.move(new, out)
+
+
+def write_tables(
+    folder: Path, card: CohortCard, samples: pl.DataFrame, labels: pl.DataFrame
+) -> None:
+    """Write cohort.yaml, samples.parquet and labels.parquet into a folder that is there."""
+    fields = card.model_dump(mode="json", exclude_defaults=True)
+    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=100)
+    (folder / CohortFiles.CARD).write_text(text, encoding="utf-8")
+    samples.write_parquet(folder / CohortFiles.SAMPLES)
+    labels.write_parquet(folder / CohortFiles.LABELS)
+
+
 def write_cohort(
     out: Path,
     card: CohortCard,
@@ -55,18 +88,8 @@ def write_cohort(
     Raises:
         InputError: `out` holds something else.
     """
-    assert_writable(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
-        (new / CohortFiles.VECTORS).mkdir(parents=True)
-        fields = card.model_dump(mode="json", exclude_defaults=True)
-        text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=100)
-        (new / CohortFiles.CARD).write_text(text, encoding="utf-8")
-        samples.write_parquet(new / CohortFiles.SAMPLES)
-        labels.write_parquet(new / CohortFiles.LABELS)
+    with whole_or_nothing(out) as new:
+        (new / CohortFiles.VECTORS).mkdir()
+        write_tables(new, card, samples, labels)
         for modality, table in vectors.items():
             table.write_parquet(new / CohortFiles.VECTORS / f"{modality}.parquet")
-        if out.exists():
-            shutil.move(out, old)
-        shutil.move(new, out)

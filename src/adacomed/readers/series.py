@@ -187,7 +187,7 @@ class SeriesTable:
         return found[kept]
 
     def _check_names(self) -> None:
-        for key in ("limits", "units"):
+        for key in ("limits", "units", "bins"):
             for name in getattr(self.card, key):
                 if name not in self.names:
                     hint = nearest(name, self.names[:50])

@@ -144,7 +144,7 @@ def one_fold(experiment: Experiment, prepared: Prepared) -> Fold:
             rows=rows,
         )
         fold = Fold(repeat=0, fold=0, train=train, test=test)
-    assert_disjoint(fold, prepared.inputs.subject_id)
+        assert_disjoint(fold, prepared.inputs.subject_id)
     return fold
 
 

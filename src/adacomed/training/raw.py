@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class RawSeries:
         names: of the V variables.
         start: (N + 1,) first measurement of every sample, and their number.
         hours, value: (E,) float32; variable: (E,) int64 index into `names`.
+        bins: variable → (low, high) that its values are scaled by, where the cohort says so.
     """
 
     names: tuple[str, ...]
@@ -44,6 +45,7 @@ class RawSeries:
     hours: NDArray[np.float32]
     variable: NDArray[np.int64]
     value: NDArray[np.float32]
+    bins: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def take(self, rows: NDArray[np.int64]) -> RawSeries:
         """The samples at `rows`."""
@@ -52,7 +54,7 @@ class RawSeries:
         within = np.arange(start[-1]) - np.repeat(start[:-1], counts)
         index = np.repeat(self.start[:-1][rows], counts) + within
         picked = (self.hours[index], self.variable[index], self.value[index])
-        return RawSeries(self.names, start, *picked)
+        return RawSeries(self.names, start, *picked, self.bins)
 
     def placeholder(self) -> NDArray[np.float32]:
         """(N, 1): NaN where a sample has no measurement."""
@@ -60,7 +62,8 @@ class RawSeries:
 
     def fingerprint(self) -> bytes:
         """Digest of everything."""
-        digest = hashlib.sha256(json.dumps([*self.names, len(self.start)]).encode())
+        told = [*self.names, len(self.start), *([dict(self.bins)] if self.bins else [])]
+        digest = hashlib.sha256(json.dumps(told).encode())
         for part in (self.start, self.hours, self.variable, self.value):
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.digest()
@@ -119,13 +122,13 @@ def gather_raw(cohort: Cohort, names: Iterable[str]) -> dict[str, RawModality]:
     for name in names:
         card = cohort.card.modalities[name]
         if isinstance(card, SeriesCard):
-            found[name] = _series(cohort, name)
+            found[name] = _series(cohort, name, card)
         elif isinstance(card, TextCard) or (isinstance(card, FileCard) and card.kind == "image"):
             found[name] = _items(cohort, name, card)
     return found
 
 
-def _series(cohort: Cohort, name: str) -> RawSeries:
+def _series(cohort: Cohort, name: str, card: SeriesCard) -> RawSeries:
     source = modality_source(cohort, name)
     place = {s: i for i, s in enumerate(cohort.samples[SAMPLE].to_list())}
     found = [
@@ -147,6 +150,7 @@ def _series(cohort: Cohort, name: str) -> RawSeries:
         columns[0].astype(np.float32),
         columns[1].astype(np.int64),
         columns[2].astype(np.float32),
+        card.bins,
     )
 
 

@@ -42,10 +42,14 @@ class SeriesRange:
 
     @classmethod
     def fit(cls, series: RawSeries) -> SeriesRange:
-        """From the training patients' measurements."""
+        """From the training patients' measurements; the cohort's own bins where it gives them."""
         seen = np.unique(series.variable)
         names = tuple(series.names[v] for v in seen)
-        ends = [np.percentile(series.value[series.variable == v], RANGE) for v in seen]
+        ends = [
+            series.bins.get(series.names[v])
+            or np.percentile(series.value[series.variable == v], RANGE)
+            for v in seen
+        ]
         low, high = np.array(ends, np.float32).reshape(-1, 2).T.copy()
         return cls(names, low, high)
 
