@@ -1,5 +1,6 @@
 # The README's two commands. Both make .venv first; nothing else is needed on a fresh machine with
-# Python 3.11, make and git (and root on Debian, for the browser that the report's tests open).
+# Python 3.11, make and git (and root on Debian, for the browser and the database that
+# tests use).
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,14 +8,14 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo reproduce evidence test browser clean
+.PHONY: setup demo reproduce evidence test browser postgresql clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON); set PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[encoders,paper,explain,serve,onnx,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[encoders,paper,explain,serve,onnx,mimic,meds,dev]'
 	touch $@
 
 demo: setup
@@ -53,13 +54,22 @@ evidence: setup
 browser: # the report's tests open it in a real browser
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }
 
+postgresql: # the tests of --database start a server of their own
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq postgresql >/dev/null; }
+
 # What tests compare with and nothing else imports: timm, and torchvision for it (a CUDA build, which
 # beside a CPU torch breaks transformers), so they lie apart and only a test's subprocess sees them.
 $(VENV)/oracles: $(STAMP)
 	$(BIN)/python -m pip install -q --no-deps --target $@ timm==1.0.31 torchvision==0.28.0
 	touch $@
 
-test: setup browser $(VENV)/oracles
+# ACES makes the labels of a test of MEDS; it needs an older polars, so it lies apart likewise.
+$(VENV)/aces: $(STAMP)
+	$(BIN)/python -m pip install -q --target $@ es-aces==0.7.3 polars==1.44.2 meds==0.4.1
+	touch $@
+
+test: setup browser postgresql $(VENV)/oracles $(VENV)/aces
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

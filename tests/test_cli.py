@@ -55,7 +55,7 @@ def test_a_group_lists_its_verbs(cli) -> None:
     [
         (["trian"], "did you mean 'train'?"),
         (["cohort", "biuld"], "did you mean 'cohort build'?"),
-        (["zzz"], "known: cohort build, cohort check"),
+        (["zzz"], "known: audit verify, cohort build, cohort check"),
         (["--jobs"], "--jobs"),
         (["train"], "Missing argument"),
         (["train", "e.yaml", "--epochs", "3"], "No such option"),

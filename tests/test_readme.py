@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from .conftest import Ran
+from .serve.served import serving
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.M | re.S)
+PATIENT = {"modalities": {"clinical": {"age": 71, "sex": "F"}, "note": "Short of breath."}}
 QUICK = ["training.epochs=2", "training.inner_folds=2", "model.strategy=ensemble"]
 
 
@@ -47,10 +49,16 @@ def test_the_readme_works_from_top_to_bottom(tmp_path, monkeypatch, cli):
         elif kind == "sh":
             for line in text.strip().splitlines():
                 _, *words = shlex.split(line, comments=True)
+                commands += 1
+                if words[0] == "serve":  # it would not end by itself
+                    with serving(Path(words[1])) as served:
+                        answer = served.client().post("/v1/predict", json={"patients": [PATIENT]})
+                        assert answer.status_code == 200, answer.text
+                        assert served.end() == 0
+                    continue
                 quick = QUICK if words[0] in ("train", "compare") else []
                 ran: Ran = cli(*words, *quick)
                 assert ran.exit_code == 0, f"{line}\n{ran.output}"
-                commands += 1
     assert commands >= 5
     assert (tmp_path / "runs/first/report.html").is_file()
     assert (tmp_path / "runs/cv/paired.csv").is_file()

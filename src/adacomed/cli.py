@@ -36,6 +36,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reproduce": ("adacomed.commands.reproduce:reproduce", "the paper's tables and figures"),
     "report": ("adacomed.commands.report:report", "write the HTML report of a run"),
     "explain": ("adacomed.commands.explain:explain", "why a run says what it says of a patient"),
+    "export": ("adacomed.commands.export:export", "a run as one file: bundle, ONNX, torch"),
+    "audit verify": ("adacomed.commands.audit:verify", "whether a service's audit log is whole"),
+    "serve": ("adacomed.commands.serve:serve", "a run as a web page and an API"),
     "encoders": ("adacomed.commands.encoders:encoders", "list the large models"),
     "doctor": ("adacomed.commands.doctor:doctor", "what is usable here, and how to get the rest"),
 }
@@ -126,6 +129,8 @@ def _with_options(function: Callable[..., Any], helps: dict[str, str]) -> Callab
     parameters = []
     for name, parameter in inspect.signature(function).parameters.items():
         flag = "--" + name.strip("_").replace("_", "-")
+        if parameter.default is True:
+            flag += f"/--no-{flag[2:]}"
         info: Any
         if name == "overrides":
             info = typer.Argument(help=helps.get(name), metavar="KEY=VALUE", show_default=False)
