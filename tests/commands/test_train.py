@@ -14,8 +14,8 @@ from adacomed.schema import RunFiles
 
 from .conftest import QUICK, TINY
 
-# of a comparison, and of `adacomed explain`
-NOT_HERE = {RunFiles.TABLE, RunFiles.EXPLANATIONS}
+# of a comparison, of `adacomed explain`, and of a bundle
+NOT_HERE = {RunFiles.TABLE, RunFiles.EXPLANATIONS, RunFiles.CHECKSUMS}
 FILES = {v for k, v in vars(RunFiles).items() if k.isupper()} - NOT_HERE
 
 

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import IO, Any
-from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_zipfile
 
 import yaml
 
@@ -207,6 +207,8 @@ def _add(archive: ZipFile, name: str, content: bytes | Path) -> None:
 # ---- reading ------------------------------------------------------------------------------------
 def _unpack(path: Path, into: Path) -> Path:
     """Unpack a bundle into a new folder of its name below `into`, everything checked."""
+    if path.suffix != BUNDLE and not is_zipfile(path):
+        raise InputError(f"{path}: not a run folder, nor a run in one file ({BUNDLE})")
     folder = into / path.stem
     try:
         entries = {entry.filename: entry for entry in _entries(path)}
