@@ -19,7 +19,7 @@ import polars as pl
 import pytest
 import yaml
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 from tests.commands.conftest import QUICK, adacomed
 from tests.conftest import shared
 from tests.serve.served import Served, serving
@@ -67,14 +67,6 @@ def every_kind(small_run) -> Iterator[Served]:
     """A server of a run that reads a CT, a series and more."""
     with serving(small_run, "--cohort", small_run.parent / "cohort.yaml") as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as play:
-        found = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["desktop", "phone"])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, expect
 from tests.serve.served import Served, png, serving
 
 SHOTS = Path(
@@ -25,14 +25,6 @@ CHECKS = (Path(__file__).parent / "checks.js").read_text()
 def served(small_run) -> Iterator[Served]:
     with serving(small_run, "--cohort", small_run.parent / "cohort.yaml") as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as play:
-        found = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture(params=VIEWS, ids=lambda view: f"{view[0]}-{view[1]}")

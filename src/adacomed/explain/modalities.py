@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from adacomed.errors import InputError
-from adacomed.explain.shapley import Bools, Floats, Shapley, attribute
+from adacomed.explain.shapley import Floats, Shapley, attribute
 from adacomed.inference import forward, probabilities
 from adacomed.models.batch import Output
 from adacomed.training.loader import Inputs
-from adacomed.training.perturb import modalities, without
+from adacomed.training.perturb import modalities, presence, without
 from adacomed.training.trained import Trained
 
 
@@ -21,22 +20,6 @@ def predicted(trained: Trained, inputs: Inputs) -> tuple[Output, NDArray[np.floa
     """What the model says of N patients: its output, and the probabilities (N, K) it stands for."""
     output = forward(trained, inputs)
     return output, probabilities(output, trained)
-
-
-def presence(inputs: Inputs) -> Bools:
-    """(N, M): who has any of a modality, as a vector, as cells of a table or as raw items."""
-    columns = []
-    for name in modalities(inputs):
-        here = np.zeros(len(inputs), bool)
-        if name in inputs.vectors:
-            here |= ~np.isnan(inputs.vectors[name]).any(axis=1)
-        if name in inputs.tables and inputs.tables[name].width:
-            cells = inputs.tables[name].select(pl.any_horizontal(pl.all().is_not_null()))
-            here |= cells.to_series().to_numpy().astype(bool)
-        if name in inputs.raw:
-            here |= ~np.isnan(inputs.raw[name].placeholder()[:, 0])
-        columns.append(here)
-    return np.stack(columns, axis=1)
 
 
 def modality_shapley(

@@ -18,14 +18,14 @@ from adacomed.errors import InputError, nearest
 from adacomed.explain.encoded import patch_gradients, token_gradients
 from adacomed.explain.gradients import has_gradient, series_gradients, table_gradients
 from adacomed.explain.inside import Inside, captum_attr
-from adacomed.explain.modalities import predicted, presence
+from adacomed.explain.modalities import predicted
 from adacomed.explain.patient import explained_class
 from adacomed.explain.removal import Cells, Measurements, by_removal
 from adacomed.readers.series import Series
 from adacomed.schema import EmbeddingCard, ModalityCard, SeriesCard, TabularCard, TextCard
 from adacomed.training.checkpoint import Run
 from adacomed.training.loader import Inputs
-from adacomed.training.perturb import modalities
+from adacomed.training.perturb import modalities, presence
 from adacomed.training.trained import Trained
 
 One = Callable[[Inputs, int, int], list[Inside]]  # one patient, its row, the class explained

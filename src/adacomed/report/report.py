@@ -11,7 +11,6 @@ from datetime import date
 from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 import polars as pl
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
@@ -27,6 +26,7 @@ from adacomed.report.flow import encoder_section
 from adacomed.report.page import Card, Section, Spec
 from adacomed.report.source import Source, read_source
 from adacomed.report.tables import COLUMNS, differences, summary
+from adacomed.report.templates import environment
 from adacomed.schema import CEILING, Predictions, RunFiles
 
 RESAMPLES = 1000  # behind the intervals of the headline table and of the differences
@@ -195,15 +195,15 @@ def full_title(source: Source, given: str | None) -> tuple[str, list[str]]:
 def render(page: Page) -> str:
     """The page as HTML; every text is escaped by the template."""
     here = files("adacomed.report")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string((here / "template.html").read_text(encoding="utf-8"))
-    return template.render(
-        page=page,
-        style=Markup((here / "style.css").read_text(encoding="utf-8")),
-        script=Markup((here / "script.js").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()),
+    return (
+        environment()
+        .get_template("template.html")
+        .render(
+            page=page,
+            style=Markup((here / "style.css").read_text(encoding="utf-8")),
+            script=Markup((here / "script.js").read_text(encoding="utf-8")),
+            plotly=Markup(get_plotlyjs()),
+        )
     )
 
 

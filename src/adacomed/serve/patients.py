@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
 import os
@@ -104,6 +105,8 @@ class Patients:
         if self._thread is None and not self._stop.is_set():
             self._thread = threading.Thread(target=self._read, name="adacomed-known", daemon=True)
             self._thread.start()
+            # the interpreter's end would abort a thread that is in native code
+            atexit.register(self.close)
 
     def wait(self) -> None:
         """Until the background work is done."""
@@ -115,6 +118,7 @@ class Patients:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(LAST_PIECE_S)
+        atexit.unregister(self.close)
 
     @property
     def busy(self) -> bool:

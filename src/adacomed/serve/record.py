@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from adacomed import __version__
@@ -20,6 +19,7 @@ from adacomed.schema import Predictions, prob_column
 from adacomed.training.checkpoint import Run
 from adacomed.training.loader import Inputs
 from adacomed.training.outcome import Outcome, Survival
+from adacomed.training.perturb import left
 
 RESEARCH_USE = "For research use only: not a medical device, not for diagnosis or treatment."
 
@@ -65,7 +65,8 @@ def record(
             f"the model gives no number for patient {case.sample_id} with what is left of it; "
             f"leave at least one modality in"
         )
-    has = [m for m in _names(run, case) if _has(case.inputs, m)]
+    mine = left(case.inputs)[0]
+    has = [m for m in _names(run, case) if m in mine]
     away = [m for m in _names(run, case) if m in without]
     return {
         "sample_id": case.sample_id,
@@ -96,16 +97,6 @@ def _names(run: Run, case: Case) -> list[str]:
     """What the run reads, in the order of its cohort's card."""
     read = {*case.inputs.vectors, *case.inputs.tables, *case.inputs.raw}
     return [m for m in run.card.modalities if m in read]
-
-
-def _has(inputs: Inputs, name: str) -> bool:
-    """Whether the one patient has anything of a modality (`perturb.left`, for one row)."""
-    if name in inputs.vectors and not np.isnan(inputs.vectors[name]).any():
-        return True
-    table = inputs.tables.get(name)
-    if table is not None and any(cell is not None for cell in table.row(0)):
-        return True
-    return name in inputs.raw and not np.isnan(inputs.raw[name].placeholder()).any()
 
 
 def _said(run: Run, row: Mapping[str, Any], n: int) -> dict[str, Any]:

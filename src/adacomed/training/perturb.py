@@ -39,20 +39,26 @@ def without(inputs: Inputs, names: Collection[str]) -> Inputs:
     )
 
 
-def left(inputs: Inputs) -> list[list[str]]:
-    """The modalities that each of the N patients has, tables and raw inputs included."""
-    names, has = modalities(inputs), []
-    for name in names:
-        here = np.zeros(len(inputs), dtype=bool)
+def presence(inputs: Inputs) -> NDArray[np.bool_]:
+    """(N, M): who has any of a modality, as a vector, as cells of a table or as raw items."""
+    columns = []
+    for name in modalities(inputs):
+        here = np.zeros(len(inputs), bool)
         if name in inputs.vectors:
             here |= ~np.isnan(inputs.vectors[name]).any(axis=1)
-        if name in inputs.tables:
+        if name in inputs.tables and inputs.tables[name].width:
             cells = inputs.tables[name].select(pl.any_horizontal(pl.all().is_not_null()))
-            here |= cells.to_series().to_numpy()
+            here |= cells.to_series().to_numpy().astype(bool)
         if name in inputs.raw:
             here |= ~np.isnan(inputs.raw[name].placeholder()[:, 0])
-        has.append(here)
-    return [[m for m, h in zip(names, row, strict=True) if h] for row in np.transpose(has)]
+        columns.append(here)
+    return np.stack(columns, axis=1)
+
+
+def left(inputs: Inputs) -> list[list[str]]:
+    """The modalities that each of the N patients has, tables and raw inputs included."""
+    names = modalities(inputs)
+    return [[m for m, h in zip(names, row, strict=True) if h] for row in presence(inputs)]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse
 from plotly.offline import get_plotlyjs
 
 from adacomed import __version__
+from adacomed.report.templates import environment
 from adacomed.training.checkpoint import Run
 
 HERE, REPORT = "adacomed.serve.pages", "adacomed.report"
@@ -80,13 +81,7 @@ def title_of(run: Run) -> str:
 @cache
 def templates() -> jinja2.Environment:
     """The templates of the pages; a name that a template misspells is an error."""
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = environment(jinja2.PackageLoader(HERE))
     made.globals["asset"] = asset
     made.filters["sentence"] = sentence
     return made
