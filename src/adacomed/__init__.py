@@ -1,3 +1,3 @@
 """AdaCoMed: multi-modal medical diagnosis by collaboration of large and small models."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -84,6 +84,9 @@ class ModelSettings(Settings):
         None, description="who attends to whom"
     )
     expert_view: Literal["subset", "all"] | None = Field(None, description="what an expert sees")
+    max_order: int | None = Field(
+        None, ge=1, description="modalities of the largest expert; None: an expert for every set"
+    )
     residual: bool | None = Field(None, description="around attention and in p")
     keep_small: bool | None = Field(None, description="ŷ_small stays the pretrained model's")
     masks: bool | None = Field(None, description="false: an absent modality is a zero vector")
@@ -112,6 +115,14 @@ class TrainingSettings(Settings):
     inner_folds: int = Field(5, ge=2, description="cv: folds inside the training patients")
     patience: int = Field(10, ge=1, description="holdout: epochs without a gain before the stop")
     members: int | None = Field(None, ge=1, description="cv: models averaged, a seed each")
+    device: str = Field("auto", description="cpu, cuda, cuda:1; auto: cuda where it pays")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of matrix products; auto: bfloat16 on a card that has it"
+    )
+    stream: Literal["auto"] | bool = Field(
+        "auto", description="vectors stay on disk and are read batch by batch; auto: where many"
+    )
+    compile: bool = Field(False, description="through torch.compile; pays in long trainings only")
     val_fraction: float = Field(0.15, gt=0, lt=0.5, description="holdout: of the subjects")
 
 

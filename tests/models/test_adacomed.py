@@ -127,3 +127,13 @@ def test_output_concatenates_in_order():
     parts = [evaluate(model, batch.rows(torch.arange(a, b))) for a, b in ((0, 4), (4, 10))]
     whole = evaluate(model, batch)
     assert torch.allclose(Output.concatenate(parts).logits, whole.logits, atol=1e-5)
+
+
+def test_the_bank_is_stored_without_dropout():
+    """What a patient's s is measured against is a property of the weights, not of a draw."""
+    model = make_model("default", "ensemble", ready=False).train()
+    before = torch.get_rng_state()
+    model.refresh()
+    assert torch.equal(before, torch.get_rng_state())
+    stored = model.bank.z_small
+    assert torch.equal(stored, model.eval().p.small(model.bank.e_small))

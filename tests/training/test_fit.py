@@ -62,7 +62,7 @@ def test_the_schedule_does_not_change_when_training_stops_earlier():
         objective=Objective(),
         recipe=recipe,
         seed=0,
-        on_epoch=lambda: seen.append({k: v.clone() for k, v in long.state_dict().items()}),
+        on_epoch=lambda *_: seen.append({k: v.clone() for k, v in long.state_dict().items()}),
     )
     fit(short, make_batch(40), objective=Objective(), recipe=replace(recipe, stop_after=3), seed=0)
     assert all(torch.equal(v, seen[2][k]) for k, v in short.state_dict().items())

@@ -46,6 +46,7 @@ class Undetached(nn.Module):
     def __init__(self, fitted: Weighting) -> None:
         super().__init__()
         self.fitted = fitted
+        self.detach, self.reads_s = False, True  # what the model asks of its weighting
 
     def forward(
         self, s: Tensor, large: Tensor, small: Tensor, present: Tensor, candidates: Any = 1

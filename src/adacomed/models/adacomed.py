@@ -12,6 +12,7 @@ from adacomed.models import alignment
 from adacomed.models.alignment import Bank, Projection
 from adacomed.models.batch import Batch, Output
 from adacomed.models.mome import MoME, drop_modalities
+from adacomed.models.shared import silent
 from adacomed.models.weighting import Weighting, mixture
 
 
@@ -43,6 +44,9 @@ class AdaCoMed(nn.Module):
         masks: False (an ablation): an absent modality is a zero vector that counts as present.
         keep_small: ŷ_small stays what the pretrained model says, which f(z_small) is at step 0;
             False lets it follow p and f as they learn (Eq. 6 to the letter).
+    Attributes:
+        watched: s is wanted in training steps too. Without it a step whose weights do not read s
+            leaves it out: the bank's patients would cost as much as the batch's own.
     """
 
     def __init__(
@@ -67,7 +71,7 @@ class AdaCoMed(nn.Module):
         self.mome, self.p, self.weighting, self.bank = mome, p, weighting, bank
         self.temperature, self.score, self.mix = temperature, score, mix
         self.modality_dropout, self.masks = modality_dropout, masks
-        self.keep_small = keep_small
+        self.keep_small, self.watched = keep_small, False
         self.to_head = nn.Linear(d, small.width)  # d is free; f keeps the small model's width
         self.f = nn.Linear(small.width, small.head.out_features)
         self.f.load_state_dict(small.head.state_dict())
@@ -99,12 +103,16 @@ class AdaCoMed(nn.Module):
         """Predict B patients; see `Output` for the fields."""
         e_large, router = self.mome(*self._seen(batch))  # (B, H), (B, C)
         e_small = batch.e_small if batch.e_small is not None else self.embed_small(batch)
-        z_large, z_small = self.p.large(e_large), self.p.small(e_small)  # (B, d)
-        s = self.similarity(z_large, z_small, batch.index)
+        z_large, z_small = self.p(e_large, e_small)  # (B, d)
+        wanted = self.weighting.reads_s or self.watched or not self.training
+        s = self._similarity(z_large, z_small, batch.index) if wanted else None
         logits_large = self.head(z_large)  # (B, K)
         logits_small = self.small.head(e_small) if self.keep_small else self.head(z_small)
         candidates = len(batch) if self.bank is None else self.bank.candidates
-        w_large, w_small = self.weighting(s, logits_large, logits_small, batch.present, candidates)
+        told = z_large.new_zeros(z_large.shape[0]) if s is None else s
+        w_large, w_small = self.weighting(
+            told, logits_large, logits_small, batch.present, candidates
+        )
         return Output(
             logits=mixture(logits_large, logits_small, (w_large, w_small), self.mix),
             logits_large=logits_large,
@@ -144,6 +152,11 @@ class AdaCoMed(nn.Module):
         }
         return filled, torch.ones_like(present)
 
+    def _similarity(self, z_large: Tensor, z_small: Tensor, index: Tensor | None) -> Tensor:
+        """s, without a graph where no gradient goes through it."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.weighting.detach):
+            return self.similarity(z_large, z_small, index)
+
     def similarity(self, z_large: Tensor, z_small: Tensor, index: Tensor | None) -> Tensor:
         """s of Eq. 4, (B,): against the bank where there is one, else within the batch."""
         if self.score == "mean_negative":
@@ -152,7 +165,10 @@ class AdaCoMed(nn.Module):
             )
         if self.bank is None:
             return alignment.log_similarity(z_large, z_small, temperature=self.temperature).exp()
-        bank = self.p.small(self.bank.e_small) if self.training else self.bank.z_small
+        bank = self.bank.z_small
+        if self.training:  # p has moved since
+            with silent():
+                bank = self.p.small(self.bank.e_small)
         return alignment.log_similarity(
             z_large,
             z_small,
@@ -164,4 +180,5 @@ class AdaCoMed(nn.Module):
     def refresh(self) -> None:
         """Store the bank's z_small under the current p; a loaded model's bank is final already."""
         if self.bank is not None and self.training:
-            self.bank.freeze(self.p)
+            with silent():  # what is stored is what the weights say, without dropout
+                self.bank.freeze(self.p)

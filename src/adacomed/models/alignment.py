@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adacomed.models.mome import mlp
+from adacomed.models.shared import whole
 
 
 class Projection(nn.Module):
@@ -22,13 +23,19 @@ class Projection(nn.Module):
         super().__init__()
         self.adapter_large = nn.Linear(width_large, d)
         self.adapter_small = nn.Linear(width_small, d)
-        self.shared = mlp(d, d, hidden=d, dropout=dropout)
+        self.shared = mlp(d, d, hidden=d, dropout=dropout, rows=-2)
         self.residual = residual
         if residual:
             last = self.shared[-1]
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
+
+    def forward(self, e_large: Tensor, e_small: Tensor) -> tuple[Tensor, Tensor]:
+        """Both of the same B patients, (B, d) each, through the shared MLP together."""
+        a = torch.stack([self.adapter_large(e_large), self.adapter_small(e_small)])
+        z_large, z_small = self._shared(a)  # of (2, B, d)
+        return z_large, z_small
 
     def large(self, e_large: Tensor) -> Tensor:
         """e_large (B, H) → z_large (B, d)."""
@@ -92,7 +99,7 @@ def log_similarity(
     u, v = F.normalize(z_large, dim=-1), F.normalize(z_small, dim=-1)
     own = (u * v).sum(-1) / temperature  # (B,)
     if bank is None:
-        candidates = u @ v.T / temperature  # (B, B), the patient's own on the diagonal
+        candidates = u @ whole(v).T / temperature  # (B, B), the patient's own among them
         if negatives is not None:
             own_too = negatives | torch.eye(len(u), dtype=torch.bool, device=u.device)
             candidates = candidates.masked_fill(~own_too, -torch.inf)

@@ -133,3 +133,37 @@ class Output:
                 if getattr(parts[0], f.name) is not None
             }
         )
+
+
+class Outputs:
+    """Outputs of groups of patients, each put where it belongs among all N of them.
+
+    Pieces kept for `Output.concatenate` would take the room twice, and scatter it.
+    """
+
+    def __init__(self, patients: int) -> None:
+        self.patients, self.done = patients, 0
+        self.whole: dict[str, Tensor] = {}
+
+    def add(self, output: Output) -> None:
+        """The next patients' output, without its graph, on the CPU; the same fields every time."""
+        end = self.done + len(output.logits)
+        for field_ in fields(Output):
+            x: Tensor | None = getattr(output, field_.name)
+            if x is None:
+                continue
+            if field_.name not in self.whole:
+                shape = (self.patients, *x.shape[1:])
+                self.whole[field_.name] = torch.empty(shape, dtype=x.dtype)
+            self.whole[field_.name][self.done : end] = x.detach()
+        self.done = end
+
+    def output(self) -> Output:
+        """Of all patients, in order.
+
+        Raises:
+            ValueError: some have not been added.
+        """
+        if self.done != self.patients:
+            raise ValueError(f"expected {self.patients} patients, got {self.done}")
+        return Output(**self.whole)

@@ -18,23 +18,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adacomed.models.shared import Dropout, drawn
+
 Subset = tuple[int, ...]
 
 
-def modality_subsets(M: int) -> list[Subset]:
+def modality_subsets(M: int, max_order: int | None = None) -> list[Subset]:
     """The 2^M − 1 non-empty subsets of M modalities, by size, then in order.
+
+    Args:
+        max_order: no subset is larger; a patient's single modalities are always among them.
 
     >>> modality_subsets(3)
     [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
+    >>> len(modality_subsets(20, max_order=2))
+    210
     """
-    return [s for size in range(1, M + 1) for s in combinations(range(M), size)]
+    largest = M if max_order is None else min(M, max_order)
+    return [s for size in range(1, largest + 1) for s in combinations(range(M), size)]
 
 
-def mlp(width_in: int, width_out: int, *, hidden: int, dropout: float) -> nn.Sequential:
-    """Linear → GELU → dropout → Linear: the MLP of Eq. 1 and Eq. 3."""
-    return nn.Sequential(
-        nn.Linear(width_in, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width_out)
-    )
+def mlp(
+    width_in: int, width_out: int, *, hidden: int, dropout: float, rows: int = 0
+) -> nn.Sequential:
+    """Linear → GELU → dropout → Linear: the MLP of Eq. 1 and Eq. 3.
+
+    Args:
+        rows: axis of the patients.
+    """
+    drop = Dropout(dropout, rows=rows)
+    return nn.Sequential(nn.Linear(width_in, hidden), nn.GELU(), drop, nn.Linear(hidden, width_out))
 
 
 def drop_modalities(present: Tensor, rate: float) -> Tensor:
@@ -44,7 +57,8 @@ def drop_modalities(present: Tensor, rate: float) -> Tensor:
     happens to have, and no expert can lean on one modality alone. A patient who would lose all
     keeps all.
     """
-    kept = present & (torch.rand(present.shape, device=present.device) >= rate)
+    like = torch.empty(0, device=present.device)
+    kept = present & (drawn(present.shape, 1 - rate, 0, like) > 0)
     return torch.where(kept.any(-1, keepdim=True), kept, present)
 
 
@@ -59,7 +73,7 @@ class TokenAttention(nn.Module):
         super().__init__()
         if H % heads:
             raise ValueError(f"H={H} must be a multiple of heads={heads}")
-        self.heads, self.dropout, self.residual = heads, dropout, residual
+        self.heads, self.residual, self.dropout = heads, residual, Dropout(dropout)
         self.qkv = nn.Linear(H, 3 * H)
         self.out = nn.Linear(H, H)
         self.norm = nn.LayerNorm(H) if residual else nn.Identity()
@@ -67,14 +81,11 @@ class TokenAttention(nn.Module):
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
         """Tokens (B, M, H) and present (B, M) → attended tokens (B, M, H), absent ones zero."""
         B, M, H = tokens.shape
-        q, k, v = self.qkv(tokens).view(B, M, 3, self.heads, H // self.heads).unbind(2)
-        attended = F.scaled_dot_product_attention(
-            q.transpose(1, 2),  # (B, heads, M, H/heads)
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=(present | ~present.any(1, keepdim=True))[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        q, k, v = self.qkv(tokens).view(B, M, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(H // self.heads)  # (B, heads, M, M)
+        # the lowest finite number: a patient without any modality must not make a NaN
+        scores = scores.masked_fill(~present[:, None, None, :], torch.finfo(scores.dtype).min)
+        attended = self.dropout(torch.softmax(scores, dim=-1)) @ v  # (B, heads, M, H/heads)
         h: Tensor = self.out(attended.transpose(1, 2).reshape(B, M, H))
         if self.residual:
             h = self.norm(tokens + h)
@@ -132,13 +143,13 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """Expert_i of Eq. 2, each a two-layer MLP over the tokens it sees, vectorised by their number.
+    """Expert_i of Eq. 2, each a two-layer MLP over the tokens it sees, one product per size.
 
     Args:
         views: tokens that expert i sees; its subset (default), or all of them (`paper`).
     """
 
-    back: Tensor
+    order: Tensor
 
     def __init__(self, H: int, views: Sequence[Subset], *, dropout: float) -> None:
         super().__init__()
@@ -146,31 +157,56 @@ class Experts(nn.Module):
         self.sizes = sorted({len(v) for v in views})
         self.w1, self.b1 = nn.ParameterList(), nn.ParameterList()
         self.w2, self.b2 = nn.ParameterList(), nn.ParameterList()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout, rows=1)
         order: list[int] = []
         for size in self.sizes:
             group = [i for i, v in enumerate(views) if len(v) == size]
             order += group
             n = len(group)
             tokens = torch.tensor([views[i] for i in group])  # (n, size)
-            self.register_buffer(f"tokens_{size}", tokens, persistent=False)
+            self.register_buffer(f"tokens_{size}", tokens.flatten(), persistent=False)
             self.w1.append(_uniform(n, size * H, H, fan_in=size * H))
             self.b1.append(_uniform(n, H, fan_in=size * H))
             self.w2.append(_uniform(n, H, H, fan_in=H))
             self.b2.append(_uniform(n, H, fan_in=H))
-        back = torch.argsort(torch.tensor(order))  # from grouped order to the order of `views`
-        self.register_buffer("back", back, persistent=False)
+        self.sorted = order == sorted(order)  # subsets come by size; other views may not
+        self.register_buffer("order", torch.tensor(order), persistent=False)
 
     def forward(self, h: Tensor) -> Tensor:
         """h (B, M, H) → every expert's output (B, C, H)."""
-        outputs = []
-        for size, w1, b1, w2, b2 in zip(
-            self.sizes, self.w1, self.b1, self.w2, self.b2, strict=True
-        ):
-            seen = h[:, getattr(self, f"tokens_{size}")].flatten(2)  # (B, n, size·H)
-            hidden = self.dropout(F.gelu(torch.einsum("bni,nio->bno", seen, w1) + b1))
-            outputs.append(torch.einsum("bni,nio->bno", hidden, w2) + b2)  # (B, n, H)
-        return torch.cat(outputs, dim=1)[:, self.back]
+        groups = zip(self._hidden(h), self.w2, self.b2, strict=True)
+        outputs = [torch.baddbmm(b2[:, None], x, w2) for x, w2, b2 in groups]  # (n, B, H)
+        grouped = torch.cat(outputs).transpose(0, 1)
+        return grouped if self.sorted else grouped[:, torch.argsort(self.order)]
+
+    def mixture(self, h: Tensor, weights: Tensor) -> Tensor:
+        """Σ_i weights_i · Expert_i(h), (B, H), without an output for every expert.
+
+        The second layer is linear: Σ_i w_i (x_i W_i + b_i) is one product of the weighed hidden
+        units of all experts of a size with their stacked W.
+
+        Args:
+            h: (B, M, H).
+            weights: (B, C) of the router.
+        """
+        H = h.shape[-1]
+        weights = weights if self.sorted else weights[:, self.order]
+        parts = torch.split(weights, [len(b) for b in self.b2], dim=1)
+        total = weights @ torch.cat(list(self.b2))  # (B, H)
+        for x, w, w2 in zip(self._hidden(h), parts, self.w2, strict=True):
+            weighed = (x.transpose(0, 1) * w[..., None]).flatten(1)  # (B, n·H)
+            total = torch.addmm(total, weighed, w2.view(-1, H))
+        return total
+
+    def _hidden(self, h: Tensor) -> list[Tensor]:
+        """Every expert's hidden units, by size (n, B, H)."""
+        B = h.shape[0]
+        found = []
+        for size, w1, b1 in zip(self.sizes, self.w1, self.b1, strict=True):
+            seen = h.index_select(1, getattr(self, f"tokens_{size}")).view(B, len(b1), -1)
+            hidden = torch.baddbmm(b1[:, None], seen.transpose(0, 1), w1)
+            found.append(self.dropout(F.gelu(hidden)))
+        return found
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
@@ -178,27 +214,59 @@ def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
 
+class Projections(nn.Module):
+    """Proj_m of Eq. 1 for all modalities: a first layer each, since their widths differ, then one
+    batched layer.
+
+    Args:
+        widths: modality name → D_m; their order is the order of M.
+        hidden: False: the first layer, after dropout, is all (an ablation).
+    """
+
+    def __init__(
+        self, widths: Mapping[str, int], H: int, *, dropout: float, hidden: bool = True
+    ) -> None:
+        super().__init__()
+        self.modalities, self.hidden = list(widths), hidden
+        self.first = nn.ModuleList(nn.Linear(D, H) for D in widths.values())
+        self.dropout = Dropout(dropout, rows=1 if hidden else 0)
+        if hidden:
+            self.w2 = _uniform(len(widths), H, H, fan_in=H)
+            self.b2 = _uniform(len(widths), H, fan_in=H)
+
+    def forward(self, embeddings: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """Tokens (B, M, H), zero where absent, whatever the absent row held."""
+        units = []
+        for m, (name, layer) in enumerate(zip(self.modalities, self.first, strict=True)):
+            # filled before the layer, so that a NaN of an absent row reaches no gradient either
+            x = torch.where(present[:, m, None], embeddings[name], 0.0)
+            units.append(layer(x if self.hidden else self.dropout(x)))
+        tokens = torch.stack(units)  # (M, B, H)
+        if self.hidden:
+            tokens = torch.baddbmm(self.b2[:, None], self.dropout(F.gelu(tokens)), self.w2)
+        return tokens.transpose(0, 1).masked_fill(~present[..., None], 0.0)
+
+
 class MoME(nn.Module):
     """Eq. 1–2 put together from their parts.
 
     Args:
-        projections: modality name → Proj_m, (B, D_m) → (B, H); their order is the order of M.
+        projections: (embeddings, present) → tokens (B, M, H).
         attention: (tokens (B, M, H), present (B, M)) → h (B, M, H).
         router: (h, present) → weights (B, C).
-        experts: h → (B, C, H).
+        experts: `mixture` of h under the router's weights → (B, H).
     """
 
     def __init__(
         self,
         *,
-        projections: Mapping[str, nn.Module],
+        projections: Projections,
         attention: nn.Module,
         router: nn.Module,
-        experts: nn.Module,
+        experts: Experts,
     ) -> None:
         super().__init__()
-        self.modalities = list(projections)
-        self.projections = nn.ModuleList(projections.values())
+        self.projections = projections
         self.attention, self.router, self.experts = attention, router, experts
 
     def forward(self, embeddings: Mapping[str, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,24 +274,7 @@ class MoME(nn.Module):
 
         A patient with no modality at all gets e_large = 0 and no expert (all weights zero).
         """
-        tokens = project_tokens(self.modalities, self.projections, embeddings, present)
+        tokens = self.projections(embeddings, present)
         h = self.attention(tokens, present)  # (B, M, H)
         weights = self.router(h, present)  # (B, C)
-        e_large = torch.einsum("bc,bch->bh", weights, self.experts(h))  # (B, H)
-        return e_large, weights
-
-
-def project_tokens(
-    modalities: Sequence[str],
-    projections: nn.ModuleList,
-    embeddings: Mapping[str, Tensor],
-    present: Tensor,
-) -> Tensor:
-    """Proj_m of Eq. 1: tokens (B, M, H), zero where absent, whatever the absent row held."""
-    columns = []
-    for m, (name, projection) in enumerate(zip(modalities, projections, strict=True)):
-        here = present[:, m, None]  # (B, 1)
-        # filled before the projection, so that a NaN of an absent row reaches no gradient either
-        token = projection(torch.where(here, embeddings[name], 0.0))
-        columns.append(torch.where(here, token, 0.0))
-    return torch.stack(columns, dim=1)
+        return self.experts.mixture(h, weights), weights

@@ -20,9 +20,9 @@ from adacomed.models.mome import (
     MoME,
     NoAttention,
     PatientAttention,
+    Projections,
     Router,
     TokenAttention,
-    mlp,
     modality_subsets,
 )
 from adacomed.models.weighting import Weighting
@@ -43,6 +43,7 @@ class Preset:
     attention: Literal["tokens", "patients", "none"] = "tokens"
     residual: bool = True  # residual + LayerNorm around attention, p starts as the identity
     expert_view: Literal["subset", "all"] = "subset"
+    max_order: int | None = None  # modalities of the largest expert; None: of all of them
     modality_dropout: float = 0.5
     complete_cases: bool = False  # patients with an absent modality are left out
     masks: bool = True  # False: an absent modality is a zero vector that counts as present
@@ -130,7 +131,7 @@ PRESETS: dict[str, Preset] = {
 def build_mome(preset: Preset, widths: Mapping[str, int]) -> MoME:
     """MoME for modalities of native widths D_m."""
     M, H = len(widths), preset.H
-    subsets = modality_subsets(M)
+    subsets = modality_subsets(M, preset.max_order)
     everything = tuple(range(M))
     attention: nn.Module = NoAttention()
     if preset.attention == "tokens":
@@ -141,17 +142,13 @@ def build_mome(preset: Preset, widths: Mapping[str, int]) -> MoME:
         attention = PatientAttention(H, modalities=M, heads=preset.heads, dropout=preset.dropout)
     views = subsets if preset.expert_view == "subset" else [everything for _ in subsets]
     return MoME(
-        projections={m: _projection(preset, D) for m, D in widths.items()},
+        projections=Projections(
+            widths, H, dropout=preset.dropout, hidden=preset.projection == "mlp"
+        ),
         attention=attention,
         router=Router(H, subsets),
         experts=Experts(H, views, dropout=preset.dropout),
     )
-
-
-def _projection(preset: Preset, D: int) -> nn.Module:
-    if preset.projection == "linear":
-        return nn.Sequential(nn.Dropout(preset.dropout), nn.Linear(D, preset.H))
-    return mlp(D, preset.H, hidden=preset.H, dropout=preset.dropout)
 
 
 def build_weighting(preset: Preset, strategy: str, *, modalities: int) -> Weighting:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adacomed.models.shared import whole
+
 Weights = tuple[Tensor, Tensor]
 TABLE_1 = ("ensemble", "learnable", "inverse", "gaussian", "threshold")
 RELIABLE = "reliable"
@@ -197,6 +199,8 @@ class Weighting(nn.Module):
             "threshold": lambda s: threshold(s, t=t, k=k),
         }
         self.weigh = constants.get(strategy)
+        # while training; `reliable` is put in once the model is trained
+        self.reads_s = strategy not in ("ensemble", "learnable", RELIABLE)
 
     def forward(
         self,
@@ -215,7 +219,7 @@ class Weighting(nn.Module):
             s = s.detach()
         if self.batch_mean:
             s = s.mean().expand_as(s)
-        if self.scale == "quantile":
+        if self.scale == "quantile" and (self.reads_s or self.strategy == RELIABLE):
             s = self._rank(s * candidates)
         if self.weigh is not None:
             large_weight, small_weight = self.weigh(s)
@@ -231,8 +235,9 @@ class Weighting(nn.Module):
 
     def _rank(self, lift: Tensor) -> Tensor:
         if self.training:
-            seen = _quantiles(lift.detach())
-            self.ranks.copy_(seen if self.ranks.isnan().any() else 0.9 * self.ranks + 0.1 * seen)
+            seen = _quantiles(whole(lift.detach()))
+            first = self.ranks.isnan()  # all of them, before the first batch
+            self.ranks.copy_(torch.where(first, seen, 0.9 * self.ranks + 0.1 * seen))
         return to_ranks(lift, self.ranks.to(lift))
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from adacomed.models.batch import Batch, Output
+from adacomed.models.batch import Batch, Output, Outputs
+from adacomed.models.shared import sharing
+from adacomed.training.engine import ALONE, Engine, Patients, feed
 from adacomed.training.objective import Objective
 
 WARM_UP = 0.1  # of the epochs, for a model that asks for its patients in an order of its own
+AT_ONCE = 2048  # patients that are evaluated together
+Row = tuple[int, str, str, float]  # epoch, part, metric, value
 
 
 @dataclass(frozen=True)
@@ -36,26 +42,64 @@ class FitResult:
         best_epoch: epochs trained in the weights that the model now holds (1-based).
         history: rows of (epoch, part, metric, value).
         val_outputs: with `keep_val`, the validation patients' output after every epoch.
+        val_output: the same after the best epoch alone, where there is a `patience`.
     """
 
-    best_epoch: int
-    history: list[tuple[int, str, str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    history: list[Row] = field(default_factory=list)
     val_outputs: list[Output] = field(default_factory=list)
+    val_output: Output | None = None
+
+
+@dataclass
+class Loop:
+    """A fit under way: everything that its next epoch depends on, beside torch's generators.
+
+    Attributes:
+        generator: of the order of the patients.
+        epoch: epochs done.
+        best_state: weights of the best epoch so far; None without a `patience`.
+        finished: nothing is left to train; `best_state` is what to keep, else the model's own.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    generator: torch.Generator
+    result: FitResult = field(default_factory=FitResult)
+    epoch: int = 0
+    best_score: float = -torch.inf
+    best_state: dict[str, Tensor] | None = None
+    finished: bool = False
+
+
+class Snapshot(Protocol):
+    """Where a fit is kept after every epoch, so that a killed one can go on (`snapshots.py`)."""
+
+    def restore(self, loop: Loop) -> None:
+        """Put a fresh loop where the kept one was; nothing where nothing was kept."""
+        ...
+
+    def save(self, loop: Loop) -> None:
+        """Keep the loop as it is after an epoch, in place of the one before."""
+        ...
 
 
 def fit(
     model: nn.Module,
-    train: Batch,
+    train: Patients,
     *,
     objective: Objective,
     recipe: Recipe,
     seed: int,
-    val: Batch | None = None,
+    val: Patients | None = None,
     score: Callable[[Tensor, Tensor], float] | None = None,
     metric: str = "auroc",
     keep_val: bool = False,
-    on_epoch: Callable[[], None] | None = None,
+    on_epoch: Callable[[int, float | None], None] | None = None,
     on_step: Callable[[Output], None] | None = None,
+    engine: Engine = ALONE,
+    snapshot: Snapshot | None = None,
 ) -> FitResult:
     """Train `model` in place.
 
@@ -66,53 +110,82 @@ def fit(
         score: (logits (N, K), target (N,)) → value on validation, higher is better.
         metric: what the score is called in the history.
         keep_val: keep every epoch's validation output (to choose epochs over several folds).
-        on_epoch: called after every epoch (progress bar).
+        on_epoch: called after every epoch with its number and score.
         on_step: called with the batch's output in every training step (Fig. 6).
+        engine: where steps run. The model is back on the processor afterwards.
+        snapshot: where the loop is kept, and taken up again.
     Raises:
         FloatingPointError: the loss is not finite; nothing is skipped silently.
     Source: AdaCoMed Algorithm 1; Adam with a cosine schedule (Sec. 4.1).
     """
-    remember = getattr(model, "remember", None)  # of what is frozen
-    if callable(remember):
-        train, val = remember(train), None if val is None else remember(val)
-    torch.manual_seed(seed)  # dropout
-    generator = torch.Generator().manual_seed(seed)  # order of the patients
-    ordered = getattr(model, "warm_up_order", None)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _optimizer(recipe, parameters)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.epochs)
-    result = FitResult(best_epoch=0)
-    best_score, best_state = -torch.inf, None
-    for epoch in range(1, (recipe.stop_after or recipe.epochs) + 1):
-        parts = batches(len(train), recipe.batch_size, generator)
-        if ordered is not None and epoch <= recipe.epochs * WARM_UP:
+    model.to(engine.device)
+    train, val = _remembered(model, train, engine), val and _remembered(model, val, engine)
+    loop = start(model, recipe, seed)
+    if snapshot is not None:
+        snapshot.restore(loop)
+    result, ordered = loop.result, getattr(model, "warm_up_order", None)
+    step, objective = engine.ready(model, loop.optimizer), objective.to(engine.device)
+    while not loop.finished:
+        loop.epoch += 1
+        parts = batches(len(train), recipe.batch_size, loop.generator, least=engine.world)
+        if ordered is not None and loop.epoch <= recipe.epochs * WARM_UP:
             parts = list(torch.split(ordered(train), recipe.batch_size))
-        means = _train_epoch(model, train, objective, optimizer, parts, on_step)
-        schedule.step()
-        result.history += [(epoch, "train", name, value) for name, value in means.items()]
+        means = train_epoch(step, train, parts, objective, loop.optimizer, engine, on_step)
+        loop.schedule.step()
+        result.history += [(loop.epoch, "train", name, value) for name, value in means.items()]
+        value = None
         if val is not None and score is not None:
-            output = evaluate(model, val)
+            output, losses = _validate(model, val, objective)
             assert val.target is not None
-            value = score(output.logits, val.target)
-            losses = objective(output, val.target) if len(val) > 1 else {}
-            result.history += [(epoch, "val", k, float(v)) for k, v in losses.items()]
-            result.history.append((epoch, "val", metric, value))
+            value = score(output.logits, val.target.cpu())
+            losses[metric] = value
+            result.history += [(loop.epoch, "val", name, x) for name, x in losses.items()]
             if keep_val:
                 result.val_outputs.append(output)
-            if recipe.patience is not None and value > best_score:
-                best_score, result.best_epoch = value, epoch
-                best_state = copy.deepcopy(model.state_dict())
+            if recipe.patience is not None and value > loop.best_score:
+                loop.best_score, result.best_epoch, result.val_output = value, loop.epoch, output
+                loop.best_state = copy.deepcopy(model.state_dict())
+            del output  # of many patients it is large
+        loop.finished = _is_over(loop, recipe)
+        if snapshot is not None:
+            snapshot.save(loop)
         if on_epoch is not None:
-            on_epoch()
-        stale = epoch - result.best_epoch
-        if recipe.patience is not None and best_state is not None and stale >= recipe.patience:
-            break
-    if best_state is not None:
-        model.load_state_dict(best_state)
+            on_epoch(loop.epoch, value)
+    if loop.best_state is not None:
+        model.load_state_dict(loop.best_state)
     else:
-        result.best_epoch = epoch
+        result.best_epoch = loop.epoch
     prepare(model)
+    model.to("cpu")
     return result
+
+
+def _remembered(model: nn.Module, patients: Patients, engine: Engine) -> Patients:
+    """The patients with what is frozen computed once, on the engine's device where they fit."""
+    remember = getattr(model, "remember", None)
+    if not isinstance(patients, Batch):
+        return patients
+    patients = engine.place(patients)
+    return remember(patients) if callable(remember) else patients
+
+
+def start(model: nn.Module, recipe: Recipe, seed: int) -> Loop:
+    """A fit before its first epoch; torch's own generator is seeded too."""
+    torch.manual_seed(seed)  # dropout
+    generator = torch.Generator().manual_seed(seed)  # order of the patients
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    optimizer = kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.epochs)
+    return Loop(model, optimizer, schedule, generator)
+
+
+def _is_over(loop: Loop, recipe: Recipe) -> bool:
+    stale = loop.epoch - loop.result.best_epoch
+    stopped = recipe.patience is not None and loop.best_state is not None
+    return loop.epoch >= (recipe.stop_after or recipe.epochs) or (
+        stopped and stale >= recipe.patience  # type: ignore[operator]
+    )
 
 
 def prepare(model: nn.Module) -> None:
@@ -125,54 +198,97 @@ def prepare(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batch: Batch) -> Output:
-    """Output of all patients of `batch` in evaluation mode, without the training set's index."""
+def evaluate(model: nn.Module, patients: Patients) -> Output:
+    """Output of all patients in evaluation mode, without the training set's index, on the CPU."""
+    return _validate(model, patients, None)[0]
+
+
+@torch.no_grad()
+def _validate(
+    model: nn.Module, patients: Patients, objective: Objective | None
+) -> tuple[Output, dict[str, float]]:
+    """The same, and the losses: means over groups of `AT_ONCE` patients."""
     prepare(model)
-    return model(replace(batch, target=None, index=None)).detach()  # type: ignore[no-any-return]
+    device = next(model.parameters()).device
+    outputs, means = Outputs(len(patients)), Means()
+    for rows in torch.split(torch.arange(len(patients)), AT_ONCE):
+        batch = patients.rows(rows).to(device)
+        output = model(replace(batch, target=None, index=None))
+        if objective is not None and batch.target is not None and len(patients) > 1:
+            told = {"s": output.s, "w_large": output.w_large}
+            means.add({**objective(output, batch.target), **told}, len(rows))
+        outputs.add(replace(output, z_large=None, z_small=None))
+    return outputs.output(), means.values()
 
 
-def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+class Means:
+    """Means over an epoch's patients, summed where the values are: nobody waits for a number."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.total: Tensor | None = None
+        self.count = 0
+
+    def add(self, values: Mapping[str, Tensor | None], rows: int) -> None:
+        """Values of a batch, each a mean over its `rows` patients or one number for each."""
+        there = {name: x for name, x in values.items() if x is not None}
+        self.names = list(there)
+        part = torch.stack([x.detach().mean() for x in there.values()]).double() * rows
+        self.total = part if self.total is None else self.total + part
+        self.count += rows
+
+    def values(self) -> dict[str, float]:
+        """Name → mean."""
+        if self.total is None:
+            return {}
+        return dict(zip(self.names, (self.total / self.count).tolist(), strict=True))
 
 
-def _train_epoch(
-    model: nn.Module,
-    train: Batch,
+def train_epoch(
+    step: nn.Module,
+    train: Patients,
+    parts: list[Tensor],
     objective: Objective,
     optimizer: torch.optim.Optimizer,
-    parts: list[Tensor],
-    on_step: Callable[[Output], None] | None,
+    engine: Engine = ALONE,
+    on_step: Callable[[Output], None] | None = None,
 ) -> dict[str, float]:
-    """One pass over the training patients; means of the losses, s and w_large."""
-    model.train()
-    sums: dict[str, float] = {}
-    for rows in parts:
-        batch = train.rows(rows)
+    """One pass over the rows in `parts`, a batch each; means of the losses, s and w_large.
+
+    Raises:
+        FloatingPointError: a loss was not finite.
+    """
+    step.train()
+    model, means = getattr(step, "module", step), Means()  # of several processes it is wrapped
+    for rows, (batch, share) in zip(parts, feed(train, parts, engine), strict=True):
         assert batch.target is not None
-        output = model(batch)
-        losses = objective(output, batch.target)
+        with engine.autocast(), sharing(share):
+            output = step(batch)
+        output, target = engine.everyone(output, batch.target)
+        losses = objective(output, target)
         own = getattr(model, "auxiliary", None)  # a loss of the model's own, such as a router's
         if own is not None:
             losses["loss"] = losses["loss"] + own
-            model.auxiliary = None  # type: ignore[assignment]  # of this batch alone
-        if not torch.isfinite(losses["loss"]):
-            raise FloatingPointError(f"the training loss became {losses['loss'].item()}")
+            model.auxiliary = None  # of this batch alone
         optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        engine.backward(losses["loss"])
         optimizer.step()
         if on_step is not None:
             on_step(output)
-        shown = {**losses, "s": output.s, "w_large": output.w_large}
-        for name, value in shown.items():
-            if value is not None:
-                sums[name] = sums.get(name, 0.0) + float(value.detach().mean()) * len(rows)
-    return {name: total / len(train) for name, total in sums.items()}
+        means.add({**losses, "s": output.s, "w_large": output.w_large}, len(rows))
+    found = means.values()
+    if not all(map(math.isfinite, found.values())):
+        raise FloatingPointError(f"the training loss became {found['loss']}")
+    return found
 
 
-def batches(n: int, size: int, generator: torch.Generator) -> list[Tensor]:
-    """Shuffled rows in batches; a last batch of one joins the one before (Eq. 5 needs two)."""
+def batches(n: int, size: int, generator: torch.Generator, *, least: int = 1) -> list[Tensor]:
+    """Shuffled rows in batches; a last batch of one joins the one before (Eq. 5 needs two).
+
+    Args:
+        least: processes that share a batch: each needs a row of it.
+    """
     parts = list(torch.split(torch.randperm(n, generator=generator), size))
-    if len(parts) > 1 and len(parts[-1]) == 1:
+    if len(parts) > 1 and len(parts[-1]) < max(2, least):
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts

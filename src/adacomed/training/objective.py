@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,27 +51,53 @@ class Objective:
         losses = {"task": task, "loss": task}
         if output.z_large is None or output.z_small is None or output.router is None:
             return losses
-        aligned = output.router.sum(-1) > 0  # a patient without a large modality has no z_large
-        if self.lambda_ > 0 and int(aligned.sum()) > 1:
-            z_large, z_small = output.z_large[aligned], output.z_small[aligned]
-            y = target[aligned]
-            negatives = None if self.same_class else _differ(y)
-            losses["contrast"] = contrastive_loss(z_large, z_small, self.tau, negatives).mean()
+        # a patient without a large modality has no z_large. All of this is masks, not indices: an
+        # accelerator would have to wait for the processor to count them
+        aligned = output.router.sum(-1) > 0
+        if self.lambda_ > 0 and len(target) > 1:
+            losses["contrast"] = self._contrast(output.z_large, output.z_small, aligned, target)
             losses["loss"] = losses["loss"] + self.lambda_ * losses["contrast"]
         if self.beta > 0 and output.logits_large is not None and output.logits_small is not None:
-            branches = [self._task(output.logits_small, target)]
-            if bool(aligned.any()):
-                branches.append(self._task(output.logits_large[aligned], target[aligned]))
-            losses["branch"] = torch.stack(branches).mean()
+            large = self._task(output.logits_large, target, aligned)
+            small = self._task(output.logits_small, target)
+            losses["branch"] = (large + small) / (1 + aligned.any().to(small))
             losses["loss"] = losses["loss"] + self.beta * losses["branch"]
         return losses
 
-    def _task(self, logits: Tensor, target: Tensor) -> Tensor:
+    def to(self, device: torch.device) -> Objective:
+        """The same, its tensors on a device."""
+        moved = {
+            name: x.to(device)
+            for name in ("class_weights", "offset")
+            if (x := getattr(self, name)) is not None
+        }
+        return replace(self, **moved)
+
+    def _contrast(
+        self, z_large: Tensor, z_small: Tensor, aligned: Tensor, target: Tensor
+    ) -> Tensor:
+        """Mean of Eq. 5 over the aligned patients, who alone are negatives; 0 for one alone."""
+        negatives = aligned.expand(len(target), -1)  # (B, B)
+        if not self.same_class:
+            negatives = negatives & _differ(target)
+        each = contrastive_loss(z_large, z_small, self.tau, negatives)
+        return torch.where(aligned, each, 0.0).sum() / aligned.sum().clamp_min(1)
+
+    def _task(self, logits: Tensor, target: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Mean task loss, of the patients `rows` (B,) bool; 0 where they are none."""
         if target.is_floating_point():
-            return sigmoid_loss(logits if self.offset is None else logits + self.offset, target)
-        return F.cross_entropy(
-            logits, target, weight=self.class_weights, label_smoothing=self.label_smoothing
+            seen = target if rows is None else target.masked_fill(~rows[:, None], torch.nan)
+            return sigmoid_loss(logits if self.offset is None else logits + self.offset, seen)
+        weight, smoothing = self.class_weights, self.label_smoothing
+        if rows is None:
+            return F.cross_entropy(logits, target, weight=weight, label_smoothing=smoothing)
+        each = F.cross_entropy(
+            logits, target, weight=weight, label_smoothing=smoothing, reduction="none"
         )
+        counted = torch.ones_like(each) if weight is None else weight[target].to(each)
+        counted = torch.where(rows, counted, 0.0)
+        tiny = torch.finfo(each.dtype).tiny
+        return torch.where(rows, each, 0.0).sum() / counted.sum().clamp_min(tiny)
 
 
 def sigmoid_loss(logits: Tensor, target: Tensor) -> Tensor:

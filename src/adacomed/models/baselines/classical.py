@@ -6,22 +6,25 @@ numpy arrays with NaN for "not observed"; nothing here knows files or settings.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
-from sklearn.base import clone
+from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.model_selection import ParameterGrid
 
-from adacomed.models.baselines.kinds import KINDS
+from adacomed.models.baselines.candidates import Floats, candidate_probabilities
+from adacomed.models.baselines.kinds import KINDS, STAGED
+from adacomed.models.baselines.pooling import fit_weights, pool
 
-Floats = NDArray[np.float64]
 Splits = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+# A modality's model and its (N, K) out-of-fold probabilities; None where too few have it.
+Member = tuple[Callable[[Floats], Floats], Floats] | None
+Members = dict[str, Member]
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,39 @@ class Fitted:
 def fit_kind(kind: str, x: Floats, y: NDArray[np.int64], splits: Splits, seed: int) -> Fitted:
     """Fit one of `KINDS` on (N, P) features, NaN = missing, and (N,) classes.
 
+    The constants chosen are those of the least mean of the splits' log losses, the first of equals:
+    what `GridSearchCV` finds. What they said in the search is the `out_of_fold` of the result, so
+    that each model is fitted once.
+
     Args:
-        splits: inner folds (by subject) for the choice of constants.
+        splits: inner folds (by subject) for the choice of constants; together their second parts
+            hold every patient once.
     """
     model, grid = KINDS[kind](seed)
-    search = GridSearchCV(model, grid, scoring="neg_log_loss", cv=splits, refit=True)
-    search.fit(x, y)
-    out = cross_val_predict(clone(search.best_estimator_), x, y, cv=splits, method="predict_proba")
-    chosen = {name.split("__")[-1]: value for name, value in search.best_params_.items()}
-    return Fitted(search.best_estimator_.predict_proba, out, chosen)
+    candidates, classes = list(ParameterGrid(grid)), np.unique(y)
+    codes = np.searchsorted(classes, y)
+    outs = np.zeros((len(candidates), len(y), len(classes)))
+    losses = np.empty((len(candidates), len(splits)))
+    with config_context(skip_parameter_validation=True):
+        for s, (train, test) in enumerate(splits):
+            columns = np.searchsorted(classes, np.unique(y[train]))  # a fold may lack a class
+            said = candidate_probabilities(
+                model, candidates, x[train], y[train], x[test], stages=STAGED.get(kind)
+            )
+            for out, loss, prob in zip(outs, losses, said, strict=True):
+                out[np.ix_(test, columns)] = prob
+                loss[s] = log_loss(out[test], codes[test])
+        best = int(losses.mean(axis=1).argmin())
+        model.set_params(**candidates[best]).fit(x, y)
+    chosen = {name.split("__")[-1]: value for name, value in candidates[best].items()}
+    return Fitted(model.predict_proba, outs[best], chosen)
+
+
+def log_loss(prob: Floats, y: NDArray[np.int64]) -> float:
+    """Mean of −log of the (N, K) probabilities of the (N,) classes, in nats; as scikit-learn's."""
+    own = prob[np.arange(len(y)), y]
+    limit = np.finfo(np.float64).eps
+    return float(-np.log(np.clip(own, limit, 1 - limit)).mean())
 
 
 def late_fusion(
@@ -59,17 +86,20 @@ def late_fusion(
     y: NDArray[np.int64],
     splits: Splits,
     seed: int,
+    *,
+    made: Members | None = None,
 ) -> Fitted:
     """One Platt-scaled model per modality, averaged over the modalities that a patient has.
 
     Args:
         parts: modality → (N, P); a row of only NaN is an absent modality.
         tables: which of them are tables: these get a forest, vectors a logistic regression.
+        made: members fitted before, on whatever; those that this one fits are added.
     """
     K = int(y.max()) + 1
     prior = np.bincount(y, minlength=K) / len(y)
-    kind = {name: "forest" if name in tables else "logistic" for name in parts}
-    members = {name: _calibrated(kind[name], x, y, splits, seed, K) for name, x in parts.items()}
+    found = _members(parts, tables, y, splits, seed, K, {} if made is None else made)
+    members = {name: _calibrated(found[name], y, K) for name in parts}
 
     def predict(features: Mapping[str, Floats]) -> Floats:
         return _average({m: _where_present(members[m][0], features[m], K) for m in members}, prior)
@@ -84,19 +114,20 @@ def weighted_late_fusion(
     y: NDArray[np.int64],
     splits: Splits,
     seed: int,
+    *,
+    made: Members | None = None,
 ) -> Fitted:
     """Late fusion with calibrated weights: the members of `late_fusion`, weighed by `fit_weights`.
 
     Scaling, weights and prior of an `out_of_fold` patient come from the other folds.
 
     Args:
-        parts, tables, splits: as for `late_fusion`.
+        parts, tables, splits, made: as for `late_fusion`.
     Returns:
         `choices["weights"]`: modality → weight, summing to one; 0 for one that too few have.
     """
     K = int(y.max()) + 1
-    kind = {name: "forest" if name in tables else "logistic" for name in parts}
-    found = {name: _member(kind[name], x, y, splits, seed, K) for name, x in parts.items()}
+    found = _members(parts, tables, y, splits, seed, K, {} if made is None else made)
     members = {name: member for name, member in found.items() if member is not None}
     raw = _stack([said for _, said in members.values()], len(y), K)
     out = np.empty((len(y), K))
@@ -129,77 +160,48 @@ def _combination(raw: Floats, y: NDArray[np.int64]) -> tuple[Callable[[Floats], 
     return (lambda raw: pool(scaled(raw), w, prior)), w
 
 
-def pool(prob: Floats, w: Floats, prior: Floats) -> Floats:
-    """Weighted mean of log-probabilities over the modalities that a patient has.
-
-    Args:
-        prob: (M, N, K) calibrated probabilities, NaN where a patient lacks the modality.
-        w: (M,) weights ≥ 0. They are normalised over the modalities that are there; those without
-            weight are heard, equally, by a patient who has no other.
-        prior: (K,) for who has none.
-    Returns:
-        (N, K) probabilities. For K = 2 it is the weighted mean of the log-odds.
-    """
-    z, _, total = _pooled(prob, w)
-    return np.where(total[:, None] > 0, softmax(z, axis=1), prior)
-
-
-def fit_weights(prob: Floats, y: NDArray[np.int64], *, penalty: float = 1.0) -> Floats:
-    """Weights of `pool`, ≥ 0 and summing to one, by its log loss and L2 towards equal weights.
-
-    Args:
-        prob: (M, N, K), as for `pool`.
-        y: (N,) classes.
-        penalty: nats for a modality at none, or at twice, its equal share 1/M. They stand against
-            the *sum* of the patients' losses, so that few patients stay near equal weights.
-    """
-    M, N, K = prob.shape
-    target = np.eye(K)[y]
-
-    def loss(w: Floats) -> tuple[float, Floats]:
-        z, away, total = _pooled(prob, w)  # (N, K), (M, N, K), (N,)
-        p = softmax(z, axis=1)
-        nats = -(target * log_softmax(z, axis=1)).sum() + penalty * ((M * w - 1) ** 2).sum()
-        slope = (away * ((p - target) / np.maximum(total, _FLOOR)[:, None])).sum(axis=(1, 2))
-        return nats / N, (slope + penalty * 2 * M * (M * w - 1)) / N
-
-    if M < 2:
-        return np.ones(M)
-    one = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(M)}
-    start, bounds = np.full(M, 1 / M), [(0.0, 1.0)] * M
-    fit = minimize(loss, start, jac=True, bounds=bounds, constraints=one, options={"ftol": 1e-9})
-    w = np.clip(fit.x, 0, 1)
-    return np.asarray(w / w.sum())
-
-
-_FLOOR = 1e-6
-
-
-def _pooled(prob: Floats, w: Floats) -> tuple[Floats, Floats, Floats]:
-    """z (N, K), each modality's distance from it (M, N, K; 0 where absent), total weight (N,)."""
-    logs = np.log(np.clip(prob, 1e-6, 1))
-    speaks = ~np.isnan(logs).any(axis=2, keepdims=True)  # (M, N, 1)
-    logs, share = np.where(speaks, logs, 0.0), speaks * (w + _FLOOR)[:, None, None]
-    total = share.sum(axis=0)  # (N, 1)
-    z = (share * logs).sum(axis=0) / np.maximum(total, _FLOOR)
-    return z, np.where(speaks, logs - z, 0.0), total[:, 0]
-
-
 def _calibrated(
-    kind: str, x: Floats, y: NDArray[np.int64], splits: Splits, seed: int, K: int
+    member: Member, y: NDArray[np.int64], K: int
 ) -> tuple[Callable[[Floats], Floats], Floats]:
-    """One modality's model among those who have it, scaled on its out-of-fold probabilities."""
-    member = _member(kind, x, y, splits, seed, K)
+    """A member scaled on its out-of-fold probabilities; one of nobody says nothing."""
     if member is None:
-        return (lambda z: np.full((len(z), K), np.nan)), np.full((len(x), K), np.nan)
+        return (lambda z: np.full((len(z), K), np.nan)), np.full((len(y), K), np.nan)
     predict, raw = member
     scale = _platt(raw, y)
     return (lambda z: scale(predict(z))), scale(raw)
 
 
+def _members(
+    parts: Mapping[str, Floats],
+    tables: Collection[str],
+    y: NDArray[np.int64],
+    splits: Splits,
+    seed: int,
+    K: int,
+    made: Members,
+) -> Members:
+    """Each modality's member, taken from `made` where the same was fitted on the same."""
+    found = {}
+    for name, x in parts.items():
+        kind = "forest" if name in tables else "logistic"
+        key = f"{kind} {seed} {K} {_digest(x, y, *(part for pair in splits for part in pair))}"
+        if key not in made:
+            made[key] = _member(kind, x, y, splits, seed, K)
+        found[name] = made[key]
+    return found
+
+
+def _digest(*arrays: NDArray[Any]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        found.update(f"{array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
 def _member(
     kind: str, x: Floats, y: NDArray[np.int64], splits: Splits, seed: int, K: int
-) -> tuple[Callable[[Floats], Floats], Floats] | None:
+) -> Member:
     """One modality's model among those who have it, and its (N, K) out-of-fold probabilities.
 
     None where too few have it: it has nothing to say.

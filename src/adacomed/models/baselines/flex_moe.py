@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adacomed.models.batch import Batch, Output
-from adacomed.models.mome import TokenAttention, mlp, modality_subsets, project_tokens
+from adacomed.models.mome import Projections, TokenAttention, mlp, modality_subsets
 
 
 def complete_first(present: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class FlexMoE(nn.Module):
     """Projections → bank → blocks → linear head over all tokens.
 
     Args:
-        projections: modality name → (B, D_m) → (B, H).
+        projections: (embeddings, present) → tokens (B, M, H).
         bank: fills absent tokens.
         head: (B, M·H) → (B, K).
         auxiliary_weight: scale of `auxiliary`.
@@ -183,17 +183,16 @@ class FlexMoE(nn.Module):
     def __init__(
         self,
         *,
-        projections: Mapping[str, nn.Module],
+        projections: Projections,
         bank: MissingBank,
         blocks: nn.ModuleList,
         head: nn.Linear,
         auxiliary_weight: float = 0.01,
     ) -> None:
         super().__init__()
-        self.modalities = list(projections)
-        self.projections = nn.ModuleList(projections.values())
+        self.projections = projections
         self.bank, self.blocks, self.head = bank, blocks, head
-        M, H = len(self.modalities), bank.tokens.shape[-1]
+        M, H = len(projections.modalities), bank.tokens.shape[-1]
         self.position = nn.Parameter(torch.zeros(M, H))
         self.auxiliary_weight, self.auxiliary = auxiliary_weight, None
 
@@ -204,7 +203,7 @@ class FlexMoE(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Logits (B, K), and the gates, mean over tokens and blocks, as `router` (B, 2^M − 1)."""
         present = batch.present
-        tokens = project_tokens(self.modalities, self.projections, batch.embeddings, present)
+        tokens = self.projections(batch.embeddings, present)
         h = self.bank(tokens, present) + self.position  # (B, M, H)
         combination, full = self.bank.combination(present), len(self.bank.tokens) - 1
         gates, losses = [], []
@@ -250,7 +249,7 @@ def build_flex_moe(
         for _ in range(depth)
     )
     return FlexMoE(
-        projections={m: mlp(D, H, hidden=H, dropout=dropout) for m, D in widths.items()},
+        projections=Projections(widths, H, dropout=dropout),
         bank=MissingBank(M, H),
         blocks=blocks,
         head=nn.Linear(M * H, classes),

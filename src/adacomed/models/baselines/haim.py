@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adacomed.errors import InputError
-from adacomed.models.baselines.classical import Fitted, Floats, Splits
+from adacomed.models.baselines.candidates import Floats
+from adacomed.models.baselines.classical import Fitted, Splits
 
 Constants = Mapping[str, Any]
 
@@ -55,42 +56,44 @@ def fit_haim(
     """
     K = int(y.max()) + 1
     grid = ORIGINAL_GRID if full_grid else REDUCED_GRID
-    names = [name for name in grid if name != "n_estimators"]
-    best: tuple[float, dict[str, Any], Floats] | None = None
-    for values in product(*(grid[name] for name in names)):
-        constants = dict(zip(names, values, strict=True))
-        trees = max(grid["n_estimators"])
-        outs = {n: np.full((len(y), K), np.nan) for n in grid["n_estimators"]}
-        for train, test in splits:
-            booster = _train(x[train], y[train], K, constants, trees, seed)
-            for n, out in outs.items():  # the first n trees are what a fit of n trees would be
-                out[test] = _predict(booster, x[test], n)
-        for n, out in outs.items():
-            loss = _log_loss(out, y)
-            if best is None or loss < best[0]:
-                best = loss, constants | {"n_estimators": n}, out
-    assert best is not None
-    _, chosen, out_of_fold = best
-    n = chosen["n_estimators"]
-    final = _train(x, y, K, {name: chosen[name] for name in names}, n, seed)
-    return Fitted(lambda z: _predict(final, z, n), out_of_fold, chosen)
+    names, numbers = [name for name in grid if name != "n_estimators"], grid["n_estimators"]
+    candidates = [
+        dict(zip(names, values, strict=True)) for values in product(*(grid[m] for m in names))
+    ]
+    outs = np.full((len(candidates), len(numbers), len(y), K), np.nan)
+    for train, test in splits:  # columns are cut into bins once for all candidates
+        binned = {n: _binned(x[train], y[train], n) for n in grid["max_bin"]}
+        new = _xgboost().DMatrix(x[test], nthread=1)
+        for constants, out in zip(candidates, outs, strict=True):
+            booster = _train(binned[constants["max_bin"]], K, constants, max(numbers), seed)
+            for i, n in enumerate(numbers):  # the first n trees are what a fit of n would be
+                out[i, test] = _predict(booster, new, n)
+    losses = [[_log_loss(out, y) for out in of_numbers] for of_numbers in outs]
+    c, i = divmod(int(np.argmin(losses)), len(numbers))
+    constants, n = candidates[c], numbers[i]
+    final = _train(_binned(x, y, constants["max_bin"]), K, constants, n, seed)
+    chosen = constants | {"n_estimators": n}
+
+    def predict(z: Floats) -> Floats:
+        return _predict(final, _xgboost().DMatrix(z, nthread=1), n)
+
+    return Fitted(predict, outs[c, i], chosen)
 
 
-def _train(
-    x: Floats, y: NDArray[np.int64], K: int, constants: Constants, trees: int, seed: int
-) -> Any:
-    xgboost = _xgboost()
-    data = xgboost.QuantileDMatrix(x, label=y, nthread=1, max_bin=constants["max_bin"])
+def _binned(x: Floats, y: NDArray[np.int64], bins: int) -> Any:
+    return _xgboost().QuantileDMatrix(x, label=y, nthread=1, max_bin=bins)
+
+
+def _train(data: Any, K: int, constants: Constants, trees: int, seed: int) -> Any:
     objective: dict[str, Any] = {"objective": "binary:logistic"}
     if K > 2:  # K is told, so that a fold without one of the classes still speaks of all of them
         objective = {"objective": "multi:softprob", "num_class": K}
     params = {**objective, **constants, "tree_method": "hist", "nthread": 1, "seed": seed}
-    return xgboost.train(params, data, num_boost_round=trees)
+    return _xgboost().train(params, data, num_boost_round=trees)
 
 
-def _predict(booster: Any, x: Floats, trees: int) -> Floats:
+def _predict(booster: Any, data: Any, trees: int) -> Floats:
     """(N, K) probabilities of the first `trees` rounds, in double precision, summing to one."""
-    data = _xgboost().DMatrix(x, nthread=1)
     prob = np.asarray(booster.predict(data, iteration_range=(0, trees)), np.float64)
     if prob.ndim == 1:
         prob = np.stack([1 - prob, prob], axis=1)

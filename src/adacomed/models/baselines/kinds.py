@@ -5,23 +5,22 @@ Features are (N, P) with NaN for "not observed"; each kind deals with them in it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.ensemble import (
-    ExtraTreesClassifier,
-    HistGradientBoostingClassifier,
-    RandomForestClassifier,
-)
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from adacomed.errors import InputError
+from adacomed.models.baselines.candidates import Floats, Stages
+from adacomed.models.baselines.forests import ExtraForest, Forest
 
 Grid = dict[str, list[Any]]  # constant, as the pipeline names it → its candidates
 
@@ -51,10 +50,7 @@ def logistic(seed: int) -> tuple[Pipeline, Grid]:
 
 def forest(seed: int) -> tuple[Pipeline, Grid]:
     """Random forest of 200 trees, its leaf size chosen; missing cells get the mean and a flag."""
-    trees = RandomForestClassifier(n_estimators=200, random_state=seed)
-    return make_pipeline(_imputer(), trees), {
-        "randomforestclassifier__min_samples_leaf": [1, 3, 10]
-    }
+    return _of_trees("randomforestclassifier", Forest(n_estimators=200, random_state=seed))
 
 
 def extra_trees(seed: int) -> tuple[Pipeline, Grid]:
@@ -62,8 +58,7 @@ def extra_trees(seed: int) -> tuple[Pipeline, Grid]:
 
     Source: Geurts, Ernst, Wehenkel, Machine Learning 2006.
     """
-    trees = ExtraTreesClassifier(n_estimators=200, random_state=seed)
-    return make_pipeline(_imputer(), trees), {"extratreesclassifier__min_samples_leaf": [1, 3, 10]}
+    return _of_trees("extratreesclassifier", ExtraForest(n_estimators=200, random_state=seed))
 
 
 def boosting(seed: int) -> tuple[Pipeline, Grid]:
@@ -113,11 +108,32 @@ def _imputer() -> SimpleImputer:
     return SimpleImputer(add_indicator=True, keep_empty_features=True)
 
 
+def _of_trees(name: str, trees: Any) -> tuple[Pipeline, Grid]:
+    steps = [("simpleimputer", _imputer()), (name, trees)]
+    return Pipeline(steps), {f"{name}__min_samples_leaf": [1, 3, 10]}
+
+
+def _boosted_at(model: Any, x: Floats, numbers: Sequence[int]) -> list[Floats]:
+    """Probabilities of a boosted model's first trees; early stopping leaves it with fewer."""
+    there = [min(number, model.n_iter_) for number in numbers]
+    staged = enumerate(islice(model.staged_predict_proba(x), max(there)), start=1)
+    kept = {number: prob for number, prob in staged if number in there}
+    return [kept[number] for number in there]
+
+
+def _lightgbm_at(model: Any, x: Floats, numbers: Sequence[int]) -> list[Floats]:
+    return [np.asarray(model.predict_proba(x, num_iteration=number)) for number in numbers]
+
+
 KINDS: dict[str, Callable[[int], tuple[Pipeline, Grid]]] = {
     "logistic": logistic,
     "forest": forest,
     "boosting": boosting,
     "extra-trees": extra_trees,
     "lightgbm": lightgbm,
+}
+STAGED = {  # kinds whose longest model holds the shorter ones
+    "boosting": Stages("max_iter", _boosted_at),
+    "lightgbm": Stages("n_estimators", _lightgbm_at),
 }
 ON_REQUEST = ("extra-trees", "lightgbm")  # not among the usual rivals: run where they are named

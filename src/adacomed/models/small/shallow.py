@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adacomed.models.batch import Batch, Output
+from adacomed.models.shared import Dropout
 
 
 class ShallowEncoder(nn.Module):
@@ -15,7 +16,7 @@ class ShallowEncoder(nn.Module):
 
     def __init__(self, width_in: int, width: int, *, dropout: float) -> None:
         super().__init__()
-        self.layer = nn.Sequential(nn.Linear(2 * width_in, width), nn.GELU(), nn.Dropout(dropout))
+        self.layer = nn.Sequential(nn.Linear(2 * width_in, width), nn.GELU(), Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, P), NaN = not observed → (B, width)."""
@@ -44,7 +45,7 @@ class ShallowSmall(nn.Module):
             ShallowEncoder(P, width, dropout=dropout) for P in widths.values()
         )
         self.projection = nn.Sequential(
-            nn.Linear(width * len(widths), width), nn.GELU(), nn.Dropout(dropout)
+            nn.Linear(width * len(widths), width), nn.GELU(), Dropout(dropout)
         )
         self.head = nn.Linear(width, classes)
 

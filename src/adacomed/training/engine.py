@@ -1,0 +1,148 @@
+"""Where training steps run: a device, a precision, alone or with other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from adacomed.errors import InputError
+from adacomed.models.batch import Batch, Output
+from adacomed.models.shared import Share
+
+Precision = Literal["auto", "float32", "bfloat16"]
+CPU = torch.device("cpu")
+AHEAD = 3  # batches that are read while one is trained on
+MANY = 2000  # training patients: below, a step is so small that a card only waits for launches
+
+
+class Patients(Protocol):
+    """What a fit reads its patients from: a `Batch` of all, or files (`streamed.Streamed`)."""
+
+    @property
+    def target(self) -> Tensor | None:
+        """Of all of them, in memory."""
+        ...
+
+    @property
+    def present(self) -> Tensor:
+        """(N, M) bool, in memory."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, index: Tensor) -> Batch:
+        """The patients at `index` (int64), in that order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One process.
+
+    Attributes:
+        device: of the model and its batches.
+        dtype: torch.bfloat16 runs matrix products so (autocast); weights stay float32.
+        compiled: through torch.compile.
+        rank, world: this process among all of a training.
+    """
+
+    device: torch.device = CPU
+    dtype: torch.dtype = torch.float32
+    compiled: bool = False
+    rank: int = 0
+    world: int = 1
+
+    def ready(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
+        """What a training step calls in place of `model`, which it shares its weights with."""
+        return torch.compile(model) if self.compiled else model  # type: ignore[return-value]
+
+    def place(self, patients: Batch) -> Batch:
+        """All patients on the device, where they take less than half of what is free there."""
+        if self.device.type != "cuda" or patients.raw:
+            return patients
+        free, _ = torch.cuda.mem_get_info(self.device)
+        needed = sum(x.numel() * x.element_size() for x in patients.embeddings.values())
+        return patients.to(self.device) if needed < free / 2 else patients
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """What a forward pass runs under."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def own(self, rows: Tensor) -> tuple[Tensor, Share | None]:
+        """Of a batch's rows those of this process, and what its model has to know of the others."""
+        return rows, None
+
+    def everyone(self, output: Output, target: Tensor) -> tuple[Output, Tensor]:
+        """Output and target of this process's patients → of the whole batch."""
+        return output, target
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the whole batch's loss."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+ALONE = Engine()
+
+
+def local_engine(device: str, precision: Precision, compiled: bool, *, patients: int) -> Engine:
+    """The engine that settings ask for.
+
+    Args:
+        device: "auto": a graphics card where there is one and so many patients that it pays.
+        precision: "auto": bfloat16 on a card that has it; the processor stays with float32.
+        patients: training patients.
+    Raises:
+        InputError: a device that is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() and patients >= MANY else "cpu"
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError):
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise InputError(
+            f"training.device: {device!r} is not there; found {', '.join(there)}"
+        ) from None
+    if precision == "auto":
+        half = where.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bfloat16" if half else "float32"
+    return Engine(where, getattr(torch, precision), compiled)
+
+
+def feed(
+    source: Patients, parts: list[Tensor], engine: Engine
+) -> Iterator[tuple[Batch, Share | None]]:
+    """The batches of an epoch on the engine's device, read ahead where reading takes time."""
+    own = [engine.own(rows) for rows in parts]
+    if isinstance(source, Batch) and source.present.device == engine.device:
+        for rows, share in own:
+            yield source.rows(rows.to(engine.device)), share
+        return
+
+    def read(rows: Tensor) -> Batch:
+        return source.rows(rows).to(engine.device)
+
+    todo = iter(own)
+    with ThreadPoolExecutor(1, "feed") as reader:
+        ahead: list[tuple[Future[Batch], Share | None]] = []
+        try:
+            while True:
+                wanted = islice(todo, AHEAD - len(ahead))
+                ahead += [(reader.submit(read, rows), share) for rows, share in wanted]
+                if not ahead:
+                    return
+                batch, share = ahead.pop(0)
+                yield batch.result(), share
+        finally:
+            for batch, _ in ahead:
+                batch.cancel()
