@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +16,16 @@ from numpy.typing import NDArray
 from adacomed import __version__
 from adacomed.evaluation.conformal import Sets, as_lists
 from adacomed.evaluation.recalibration import NONE, Calibrator
-from adacomed.models.batch import Batch, Output
+from adacomed.models.batch import Batch, Output, Outputs
 from adacomed.schema import Predictions, prob_column
 from adacomed.training.checkpoint import Run
 from adacomed.training.loader import Inputs
 from adacomed.training.outcome import Classes, Findings, Outcome, Threshold
 from adacomed.training.rows import finding_rows, survival_rows
 from adacomed.training.trained import Trained, correct_prior
+
+CHUNK = 1024  # patients whose vectors are on disk that are in memory at a time
+ROWS = 20_000  # of a predictions table that are made at a time
 
 
 def in_double(trained: Trained) -> Trained:
@@ -39,18 +43,28 @@ def in_double(trained: Trained) -> Trained:
 def forward(trained: Trained, inputs: Inputs, *, batch_size: int = 256) -> Output:
     """Output for N patients, prior corrected, in double precision.
 
+    Of patients whose vectors are on disk `CHUNK` are in memory at a time, and the joint space
+    (z_large, z_small) is left out.
+
     Raises:
         InputError: a modality of another width than in training.
     """
-    batch = trained.fitted.batch(inputs).to("cpu", torch.float64)
-    return forward_batch(in_double(trained), batch, batch_size=batch_size)
+    double = in_double(trained)
+    if not inputs.streamed:
+        return forward_batch(double, trained.fitted.batch(inputs), batch_size=batch_size)
+    outputs = Outputs(len(inputs))
+    for rows in np.split(np.arange(len(inputs)), range(CHUNK, len(inputs), CHUNK)):
+        batch = trained.fitted.batch(inputs.take(rows))
+        output = forward_batch(double, batch, batch_size=batch_size)
+        outputs.add(replace(output, z_large=None, z_small=None))
+    return outputs.output()
 
 
 @torch.no_grad()
 def forward_batch(trained: Trained, batch: Batch, *, batch_size: int = 256) -> Output:
-    """`forward` for N patients that are tensors already, in double precision as the model is."""
+    """`forward` for N patients that are tensors already, by a model in double precision."""
     rows = torch.split(torch.arange(len(batch)), batch_size)
-    parts = [trained.model(batch.rows(index)) for index in rows]
+    parts = [trained.model(batch.rows(index).to("cpu", torch.float64)) for index in rows]
     return correct_prior(Output.concatenate(parts).detach(), trained.log_prior)
 
 
@@ -158,6 +172,10 @@ def prediction_frame(
         if isinstance(outcome, Findings):
             return finding_rows(make, inputs, prob, output, outcome, task, threshold)
         return survival_rows(make, inputs, prob, output, outcome, task, threshold)
+    if len(inputs) > ROWS:
+        same = partial(prediction_frame, sets=sets, calibrator=calibrator, outcome=outcome)
+        same = partial(same, task=task, method=method, split=split, threshold=threshold)
+        return _in_parts(partial(same, repeat=repeat, fold=fold, seed=seed), inputs, prob, output)
     K = prob.shape[1]
     names = np.array(list(inputs.vectors))
     columns: dict[str, object] = {
@@ -181,6 +199,22 @@ def prediction_frame(
         Predictions.SET: [None] * len(inputs) if sets is None else as_lists(sets.sets(prob)),
     }
     return pl.DataFrame(columns, schema_overrides=_TYPES, strict=False)
+
+
+def _in_parts(
+    make: Callable[..., pl.DataFrame],
+    inputs: Inputs,
+    prob: NDArray[np.float64],
+    output: Output | None,
+) -> pl.DataFrame:
+    """Rows of many patients: as lists of Python's numbers they would take ten times the room."""
+    frames = []
+    for rows in np.split(np.arange(len(inputs)), range(ROWS, len(inputs), ROWS)):
+        there = {f.name: getattr(output, f.name) for f in fields(Output)} if output else {}
+        mine = {name: x[rows] for name, x in there.items() if x is not None}
+        one = Output(**mine) if output else None
+        frames.append(make(inputs.take(rows), prob[rows], output=one))
+    return pl.concat(frames)
 
 
 _TYPES: dict[str, Any] = {

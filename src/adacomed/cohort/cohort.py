@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, cast
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from adacomed.cohort import labels as coding
 from adacomed.cohort.items import listed
+from adacomed.cohort.matrix import Mapped
 from adacomed.cohort.reading import (
     assert_no_leak,
     assert_unique,
@@ -22,6 +24,7 @@ from adacomed.cohort.reading import (
     read_samples,
     read_task,
 )
+from adacomed.cohort.stored import stored_vectors
 from adacomed.cohort.table import require_columns
 from adacomed.cohort.tasks import assert_learnable, kind_of, strata
 from adacomed.cohort.vectors import list_items, pool
@@ -98,7 +101,7 @@ class Cohort:
         truth = self.truth(task)
         if truth is not None:
             kind = kind_of(self.card.tasks[self.task_name(task)])
-            return strata(truth, kind, self.samples[SUBJECT].to_numpy())
+            return strata(truth, kind, self.samples[SUBJECT].rank("dense").to_numpy())
         column = self._labels_of(task)[Labels.LABEL].fill_null(coding.UNLABELLED)
         return column.to_numpy().astype(np.int64)
 
@@ -186,6 +189,14 @@ class Cohort:
         found = self._once(modality, read)
         return found if self._rows is None else found[self._rows]
 
+    def matrix(self, modality: str, folder: Path) -> Mapped:
+        """`vectors`, left on disk: in the user's own .npy matrix, or copied to one in `folder`."""
+        card = self._modality(modality, EmbeddingCard)
+        root = self.root / card.root
+        read = partial(stored_vectors, card, root, folder=folder, modality=modality)
+        found = self._once(f"{modality} on disk", read)
+        return found if self._rows is None else found.take(self._rows)
+
     def take(self, rows: np.ndarray) -> Cohort:
         """The samples at `rows`: indices (in that order) or a bool mask (N,)."""
         index = np.asarray(rows)
@@ -211,6 +222,8 @@ class Cohort:
 
     def _rows_of(self, name: str) -> pl.DataFrame:
         mine = self.labels.filter(pl.col(Labels.TASK) == name)
+        if mine[SAMPLE].equals(self.samples[SAMPLE]):  # everyone is labelled
+            return mine
         return self.samples.select(SAMPLE).join(mine, on=SAMPLE, how="left", maintain_order="left")
 
     def _modality(self, name: str, kind: type[C] | UnionType) -> C:
@@ -277,7 +290,7 @@ def load_cohort(path: Path, *, labels: bool = True) -> Cohort:
     cohort = Cohort(card, file.parent, samples, pl.concat(parts, how="diagonal"), names, not labels)
     if labels:
         require_columns(samples, card.groups, f"{file.parent / card.table} (groups:)")
-        subjects = samples[SUBJECT].to_numpy()
+        subjects = samples[SUBJECT].rank("dense").to_numpy()
         for task, part in card.tasks.items():
             truth = cohort.truth(task)
             if truth is None:

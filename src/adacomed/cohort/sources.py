@@ -13,6 +13,7 @@ from adacomed.encoders.prompt import load_template, render
 from adacomed.schema import FileCard, Samples, SeriesCard, TabularCard, TextCard
 
 DEFAULT_PROMPT = "generic-v1"
+LONGEST = 50_000  # characters (bytes in files) of the texts that are read at once
 LOOKED = "files.parquet"  # digests of files already read, in <store>/<modality>/
 
 
@@ -72,3 +73,31 @@ def _remember(memory: Path, source: FileSource) -> None:
     partial = memory.with_name(f".{memory.name}.tmp")
     pl.DataFrame(rows, schema=types, orient="row").write_parquet(partial)
     partial.replace(memory)
+
+
+def sharded(source: Source, rows: list[int], size: int) -> list[list[list[int]]]:
+    """Items to embed, as shards of groups of items with equal content: one is computed for all.
+
+    Items of like size are neighbours. The order is a property of all missing items, so a run that
+    was stopped goes on with the shard at which it stopped.
+    """
+    same: dict[str, list[int]] = {}
+    for i in sorted(rows, key=source.size):
+        content = source.items[i].content
+        same.setdefault(content or f"unreadable {i}", []).append(i)
+    groups = list(same.values())
+    return [groups[i : i + size] for i in range(0, len(groups), size)]
+
+
+def in_pieces(source: Source, shard: list[list[int]], most: int) -> list[list[list[int]]]:
+    """A shard in pieces of at most `most` groups and, where items differ in size, `LONGEST`."""
+    pieces: list[list[list[int]]] = []
+    room = 0
+    for group in shard:
+        size = source.size(group[0])
+        if not pieces or len(pieces[-1]) == most or size > room:
+            pieces.append([])
+            room = LONGEST
+        pieces[-1].append(group)
+        room -= size
+    return pieces

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from sklearn.model_selection import (
     RepeatedStratifiedKFold,
@@ -66,7 +68,8 @@ def official(cohort: Cohort, target: np.ndarray) -> Fold:
     val = rows[VAL] if len(rows[VAL]) else None
     fold = Fold(0, 0, rows[TRAIN], rows[TEST], val)
     if not cohort.card.split_by_sample:
-        assert_disjoint(fold, cohort.samples[Samples.SUBJECT_ID].to_numpy())
+        subjects = cohort.samples[Samples.SUBJECT_ID]
+        assert_disjoint(fold, numbered(subjects), names=subjects)
     return fold
 
 
@@ -174,15 +177,29 @@ def holdout(
     return rows[~out], rows[out]
 
 
-def assert_disjoint(fold: Fold, subjects: np.ndarray) -> None:
-    """Raise an InputError that names a subject in two of train, val and test."""
+def numbered(names: pl.Series) -> np.ndarray:
+    """(N,) int64: the same for the same name, in the order of the names; less room than text."""
+    if names.is_sorted():
+        return np.cumsum((names != names.shift()).fill_null(False).to_numpy(), dtype=np.int64)
+    return names.rank("dense").to_numpy().astype(np.int64)
+
+
+def assert_disjoint(
+    fold: Fold, subjects: np.ndarray, names: Sequence[str] | pl.Series | None = None
+) -> None:
+    """Raise an InputError that names a subject in two of train, val and test.
+
+    Args:
+        subjects: (N,) subject of each row, by name or number; names: (N,), of numbered ones.
+    """
     parts = {TRAIN: fold.train, VAL: fold.val, TEST: fold.test}
-    seen: dict[str, str] = {}
-    for name, rows in parts.items():
-        for subject in np.unique(subjects[rows]).tolist() if rows is not None else ():
-            if subject in seen:
-                raise InputError(
-                    f"subject {subject!r} is in two splits, {seen[subject]} and {name}; "
-                    f"give every row of a subject the same split"
-                )
-            seen[subject] = name
+    there = {name: rows for name, rows in parts.items() if rows is not None}
+    for (first, rows), (second, others) in combinations(there.items(), 2):
+        both = np.intersect1d(subjects[rows], subjects[others])
+        if len(both):
+            row = int(others[np.flatnonzero(subjects[others] == both[0])[0]])
+            subject = str((subjects if names is None else names)[row])
+            raise InputError(
+                f"subject {subject!r} is in two splits, {first} and {second}; "
+                f"give every row of a subject the same split"
+            )

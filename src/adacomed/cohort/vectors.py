@@ -1,4 +1,4 @@
-"""The user's own embeddings: a parquet table, or a folder of .npz and .npy files."""
+"""The user's own embeddings: a parquet table, a .npy matrix, or a folder of .npz and .npy files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from adacomed.cohort.matrix import open_matrix, read_header
 from adacomed.cohort.table import LARGEST, as_text, read_table, require_columns
 from adacomed.errors import InputError
 from adacomed.schema import EmbeddingCard, Vectors
 
 SUFFIXES = (".npz", ".npy")
+MATRIX = ".npy"  # of a root that is one matrix of all vectors
 Vector = NDArray[np.float32]
 
 
@@ -108,6 +110,8 @@ def list_items(
     """
     if not root.exists():
         raise InputError(f"{where}: no such file or folder: {root}")
+    if root.is_file() and root.suffix == MATRIX:
+        return _matrix_items(card, root, samples, where), []
     if root.is_file():
         return _table_items(root, samples, where)
     if card.column is not None:
@@ -123,6 +127,40 @@ def list_items(
         else:
             items.append(Item(sample, str(file), file))
     return items, strangers
+
+
+def matrix_rows(
+    card: EmbeddingCard, path: Path, samples: pl.DataFrame, where: str
+) -> NDArray[np.int64] | None:
+    """Row of each of N samples in a .npy matrix, −1 for one without; None: its row is its own.
+
+    Raises:
+        InputError: another number of rows than samples, or a column that names no row.
+    """
+    _, _, (n, _) = read_header(path)
+    if card.column is None:
+        if n != len(samples):
+            raise InputError(
+                f"{where}: {path.name} has {n} rows, the table {len(samples)}; row i must be of "
+                f"row i of the table, or column: must name the table's column with the row (from 0)"
+            )
+        return None
+    require_columns(samples, [card.column], where)
+    rows = as_text(samples[card.column]).cast(pl.Int64, strict=False)
+    unread = rows.is_null() & samples[card.column].is_not_null()
+    if unread.any() or not (rows.drop_nulls().is_between(0, n - 1)).all():
+        raise InputError(f"{where}: {card.column!r} must hold rows of {path.name}, 0 to {n - 1}")
+    return rows.fill_null(-1).to_numpy()
+
+
+def _matrix_items(card: EmbeddingCard, path: Path, samples: pl.DataFrame, where: str) -> list[Item]:
+    found = open_matrix(path, where, matrix_rows(card, path, samples, where))
+    ids = samples["sample_id"]
+    return [
+        Item(ids[i], f"{path.name}: the vector of {ids[i]}", values=x)
+        for i, x in enumerate(found.loaded())
+        if found.here[i]
+    ]
 
 
 def _table_items(path: Path, samples: pl.DataFrame, where: str) -> tuple[list[Item], list[str]]:
@@ -175,12 +213,18 @@ def mean_by_sample(owners: Sequence[str], vectors: Vector, ids: Sequence[str]) -
         owners: sample of each item.
         vectors: an item whose row is all NaN has none, and does not count.
     """
-    here = ~np.isnan(vectors).all(axis=1)
     row = {sample: n for n, sample in enumerate(ids)}
-    rows = np.array([row[sample] for sample in owners], dtype=int)[here]
-    total = np.zeros((len(ids), vectors.shape[1]), dtype=np.float64)
+    rows = np.array([row[sample] for sample in owners], dtype=np.int64)
+    return mean_by_row(rows, vectors, len(ids))
+
+
+def mean_by_row(rows: NDArray[np.int64], vectors: Vector, n: int) -> Vector:
+    """`mean_by_sample` of n samples, whose rows are known already."""
+    here = ~np.isnan(vectors).all(axis=1)
+    rows = rows[here]
+    total = np.zeros((n, vectors.shape[1]), dtype=np.float64)
     np.add.at(total, rows, vectors[here])
-    count = np.bincount(rows, minlength=len(ids)).astype(float)
+    count = np.bincount(rows, minlength=n).astype(float)
     count[count == 0] = np.nan  # 0 / NaN: absent
     mean: Vector = (total / count[:, None]).astype(np.float32)
     return mean

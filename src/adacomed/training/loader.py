@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from adacomed.cohort.cohort import Cohort
+from adacomed.cohort.matrix import Mapped, Vector, has_vector, in_memory
 from adacomed.cohort.tasks import horizon_of, kind_of
 from adacomed.embed import Load, embedded
 from adacomed.encoders.choice import load_for
 from adacomed.errors import InputError, nearest
-from adacomed.schema import EmbeddingCard, Samples, TabularCard
+from adacomed.schema import EmbeddingCard, TabularCard
+from adacomed.training.on_disk import Ids, copies, embedded_on_disk, ids_of
 from adacomed.training.outcome import Classes, Findings, Outcome, Survival
 from adacomed.training.raw import RawModality, gather_raw
+
+ROWS = 4096  # of tables and ids that a fingerprint has as text at a time
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class Inputs:
     """What N samples of a cohort offer to any method, unscaled.
 
     Attributes:
-        vectors: large-side modality → (N, D_m) float32; an all-NaN row is an absent modality.
+        sample_id, subject_id: (N,) names, an array or (`streamed`) `Ids`.
+        vectors: large-side modality → (N, D_m) float32, an array or (`streamed`) a `Mapped`; an
+            all-NaN row is an absent modality.
         tables: tabular modality → N rows.
         small: names (of `vectors` or `tables`) that the small model reads.
         own: tables that are their own vector; their row in `vectors` only says who has one.
@@ -42,9 +48,9 @@ class Inputs:
         asked: what the task asks; None: one of `classes`.
     """
 
-    sample_id: NDArray[np.str_]
-    subject_id: NDArray[np.str_]
-    vectors: dict[str, NDArray[np.float32]]
+    sample_id: Any
+    subject_id: Any
+    vectors: dict[str, Any]
     tables: dict[str, pl.DataFrame]
     small: list[str]
     own: list[str]
@@ -72,14 +78,34 @@ class Inputs:
     @property
     def present(self) -> NDArray[np.bool_]:
         """(N, M): which large-side modalities each sample has."""
-        return np.stack([~np.isnan(x).any(axis=1) for x in self.vectors.values()], axis=1)
+        return np.stack([has_vector(x) for x in self.vectors.values()], axis=1)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether vectors are on disk, to be read batch by batch."""
+        return any(isinstance(x, Mapped) for x in self.vectors.values())
+
+    @property
+    def subjects(self) -> NDArray[Any]:
+        """(N,) what tells subjects apart: names, or (`streamed`) numbers in the names' order."""
+        of = self.subject_id
+        return of.numbers() if isinstance(of, Ids) else np.asarray(of)
+
+    def loaded(self) -> Inputs:
+        """The same samples, their vectors in memory."""
+        if not self.streamed:
+            return self
+        return replace(self, vectors={m: in_memory(x) for m, x in self.vectors.items()})
 
     def take(self, rows: NDArray[np.int64]) -> Inputs:
-        """The samples at `rows`, in that order."""
+        """The samples at `rows`, in that order; of vectors on disk nothing is read."""
         return Inputs(
             sample_id=self.sample_id[rows],
             subject_id=self.subject_id[rows],
-            vectors={m: x[rows] for m, x in self.vectors.items()},
+            vectors={
+                m: x.take(rows) if isinstance(x, Mapped) else x[rows]
+                for m, x in self.vectors.items()
+            },
             tables={m: t[rows] for m, t in self.tables.items()},
             small=self.small,
             own=self.own,
@@ -95,19 +121,29 @@ class Inputs:
     def fingerprint(self) -> str:
         """Hex digest of everything here: two equal digests mean the same experiment data."""
         digest = hashlib.sha256()
-        for array in (*self.vectors.values(), self.target):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        for x in self.vectors.values():
+            for part in x.chunks() if isinstance(x, Mapped) else [x]:
+                digest.update(np.ascontiguousarray(part).data)
+        digest.update(np.ascontiguousarray(self.target).data)
         for table in self.tables.values():
-            digest.update(table.write_csv().encode())
+            for start in range(0, len(table), ROWS):  # a text of all rows would be large
+                rows = table.slice(start, ROWS)
+                digest.update(rows.write_csv(include_header=start == 0).encode())
         for raw in self.raw.values():
             digest.update(raw.fingerprint())
         if self.bayes_prob is not None:
             digest.update(self.bayes_prob.tobytes())
         if self.truth is not None:
             digest.update(self.truth.tobytes() + repr(self.asked).encode())
-        names = [*self.sample_id, *self.subject_id, *self.vectors, *self.small]
-        digest.update("\n".join(names).encode())
+        ids = (part for of in (self.sample_id, self.subject_id) for part in _parts(of))
+        for names in (*ids, [*self.vectors, *self.small]):
+            digest.update("\n".join(names).encode() + b"\n")
         return digest.hexdigest()[:16]
+
+
+def _parts(ids: NDArray[np.str_]) -> Iterator[list[str]]:
+    for start in range(0, len(ids), ROWS):
+        yield ids[start : start + ROWS].tolist()
 
 
 def sides(
@@ -148,6 +184,7 @@ def gather(
     raw: bool = False,
     unread: Collection[str] = (),
     load: Load = load_for,
+    stream: bool = False,
 ) -> Inputs:
     """Read everything that any method may use; embeddings come from the store where they can.
 
@@ -159,12 +196,14 @@ def gather(
         raw: read series, images and notes themselves too.
         unread: modalities whose vectors nobody reads: no encoder is run, only who has one is noted.
         load: gives the encoder of a modality.
+        stream: leave vectors on disk, as matrices in the store where they are none yet.
     Raises:
         InputError: unknown modality or anything the cohort's files get wrong.
     """
     large, small = sides(cohort, large, small)
     cards = cohort.card.modalities
-    vectors: dict[str, NDArray[np.float32]] = {}
+    folder = copies(store, cohort) if stream and store else None
+    vectors: dict[str, Vector | Mapped] = {}
     own: list[str] = []
     encoders: dict[str, str] = {}
     read = gather_raw(cohort, _with_summarised(cohort, [*large, *small])) if raw else {}
@@ -174,7 +213,8 @@ def gather(
     for name in dict.fromkeys([*large, *(m for m in small if m not in tables)]):
         card = cards[name]
         if isinstance(card, EmbeddingCard):
-            vectors[name] = _some_width(cohort.vectors(name))
+            found = cohort.matrix(name, folder) if folder else _some_width(cohort.vectors(name))
+            vectors[name] = found
         elif isinstance(card, TabularCard) and not _as_text(card):
             own.append(name)
             tables[name] = cohort.table(name)  # becomes a vector once its scaler is fitted
@@ -184,11 +224,15 @@ def gather(
             vectors[name] = seen
         else:
             tick = None if progress is None else partial(progress, name)
-            found, encoders[name] = embedded(cohort, name, store, tick, load=load)
-            vectors[name] = _some_width(found)
+            if store and folder:
+                vectors[name], encoders[name] = embedded_on_disk(cohort, name, store, tick, load)
+                continue
+            made, encoders[name] = embedded(cohort, name, store, tick, load=load)
+            vectors[name] = _some_width(made)
+    samples, subjects = ids_of(cohort, stream=folder is not None)
     return Inputs(
-        sample_id=cohort.samples[Samples.SAMPLE_ID].to_numpy().astype(str),
-        subject_id=cohort.samples[Samples.SUBJECT_ID].to_numpy().astype(str),
+        sample_id=samples,
+        subject_id=subjects,
         vectors=vectors,
         tables=tables,
         small=list(small),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from adacomed.cohort.split import Fold, holdout, kfold
 from adacomed.config import Experiment
-from adacomed.models.batch import Batch
+from adacomed.training.engine import Patients
 from adacomed.training.loader import Inputs
+from adacomed.training.on_disk import hand_back
 from adacomed.training.outcome import UNNAMED, Outcome, Truth
 from adacomed.training.scaling import FittedInputs, fit_inputs
 from adacomed.training.seed import derive
+from adacomed.training.streamed import Streamed, patients
 
 FEW_PATIENTS = 2000  # below this many training patients nobody is held out just to stop in time
 
@@ -33,11 +36,21 @@ class Part:
 
     name: str
     fitted: FittedInputs
-    train: Batch
-    val: Batch | None
+    train: Patients
+    val: Patients | None
+    train_rows: NDArray[np.int64]
     val_rows: NDArray[np.int64]
-    train_subjects: NDArray[np.str_]
-    val_subjects: NDArray[np.str_]
+    inputs: Inputs  # of every sample of the cohort
+
+    @property
+    def train_subjects(self) -> NDArray[Any]:
+        """Subject of every training patient's sample, by name or number."""
+        return self.inputs.subjects[self.train_rows]
+
+    @property
+    def val_subjects(self) -> NDArray[Any]:
+        """Subject of every validation patient's sample, by name or number."""
+        return self.inputs.subjects[self.val_rows]
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,11 @@ class Plan:
     members: list[Part]
     outcome: Outcome = UNNAMED
     seen: Truth | None = None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether patients are read from disk, batch by batch."""
+        return isinstance(self.kept.train, Streamed)
 
     @property
     def kept(self) -> Part:
@@ -114,7 +132,7 @@ def plan(
     settings = experiment.training
     regime = settings.validation
     if regime == "auto":
-        few = len(np.unique(inputs.subject_id[fold.train])) < FEW_PATIENTS
+        few = len(np.unique(inputs.subjects[fold.train])) < FEW_PATIENTS
         regime = "cv" if fold.val is None and few else "holdout"
     seed = derive(experiment.seed, "validation")
     if regime == "holdout":
@@ -122,18 +140,20 @@ def plan(
         if val is None:
             train, val = holdout(
                 inputs.target,
-                inputs.subject_id,
+                inputs.subjects,
                 fraction=settings.val_fraction,
                 seed=seed,
                 rows=fold.train,
             )
         outcome = inputs.outcome.fit(inputs.seen[train])
         part = _part("holdout", inputs, train, val, experiment, outcome, raw)
+        if inputs.streamed:
+            hand_back()
         return Plan([part], [], outcome, inputs.truth)
     rows = fold.train if fold.val is None else np.concatenate([fold.train, fold.val])
     inner = kfold(
         inputs.target[rows],
-        inputs.subject_id[rows],
+        inputs.subjects[rows],
         folds=settings.inner_folds,
         repeats=1,
         seed=seed,
@@ -166,14 +186,14 @@ def _part(
         raw=raw,
         seed=experiment.seed,
     )
-    batch = _batch(fitted, inputs.take(train), outcome)
-    batch = replace(batch, index=torch.arange(len(train)))
-    held_out = None if val is None else _batch(fitted, inputs.take(val), outcome)
-    nobody = np.array([], int)
-    rows = nobody if val is None else val
-    of = inputs.subject_id
-    return Part(name, fitted, batch, held_out, rows, of[train], of[rows])
-
-
-def _batch(fitted: FittedInputs, inputs: Inputs, outcome: Outcome) -> Batch:
-    return replace(fitted.batch(inputs), target=outcome.target(inputs.seen))
+    nobody = np.array([], np.int64)
+    held_out = None if val is None else patients(inputs, fitted, val, outcome)
+    return Part(
+        name,
+        fitted,
+        patients(inputs, fitted, train, outcome, numbered=True),
+        held_out,
+        train,
+        nobody if val is None else val,
+        inputs,
+    )

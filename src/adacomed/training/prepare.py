@@ -19,9 +19,15 @@ from adacomed.errors import InputError
 from adacomed.schema import TEST, Samples
 from adacomed.training.loader import Inputs, gather
 from adacomed.training.names import reads_raw, reads_vectors
+from adacomed.training.on_disk import is_large, slim
 from adacomed.training.outcome import Findings, Survival
 from adacomed.training.recipes import resolve_preset
 from adacomed.training.seed import derive
+
+STREAMED = (
+    "vectors stay on disk and are read batch by batch: small.kind auto is shallow, as classical "
+    "models need every patient in memory"
+)
 
 
 class Step(NamedTuple):
@@ -84,6 +90,7 @@ def prepare(
     store = store or cohort.root / STORE
     cohort = settle_encoders(cohort, store)
     task = cohort.task_name(experiment.task)
+    asked = experiment.training.stream
     names = list(cohort.card.modalities)
     inputs = gather(
         cohort,
@@ -94,9 +101,11 @@ def prepare(
         progress=progress,
         raw=any(reads_raw(name, experiment) for name in [*methods, "small"]),
         unread=[] if any(reads_vectors(m, experiment) for m in methods or ["adacomed"]) else names,
+        stream=is_large(cohort, store) if asked == "auto" else asked,
     )
-    notes = []
-    steps = [_step("in the cohort's table", cohort)]
+    steps, notes = [_step("in the cohort's table", cohort)], []
+    if inputs.streamed:
+        cohort, notes = slim(cohort), [STREAMED]
     if resolve_preset(experiment).complete_cases:
         rows = np.flatnonzero(inputs.present.all(axis=1))
         notes.append(
@@ -138,13 +147,13 @@ def one_fold(experiment: Experiment, prepared: Prepared) -> Fold:
         rows = np.flatnonzero(prepared.inputs.target >= 0)
         train, test = holdout(
             prepared.inputs.target,
-            prepared.inputs.subject_id,
+            prepared.inputs.subjects,
             fraction=experiment.split.test_fraction,
             seed=derive(experiment.split.seed, "test"),
             rows=rows,
         )
         fold = Fold(repeat=0, fold=0, train=train, test=test)
-        assert_disjoint(fold, prepared.inputs.subject_id)
+        assert_disjoint(fold, prepared.inputs.subjects, names=prepared.inputs.subject_id)
     return fold
 
 
@@ -155,7 +164,7 @@ def comparison_folds(experiment: Experiment, prepared: Prepared) -> list[Fold]:
     split = experiment.split
     return kfold(
         prepared.inputs.target,
-        prepared.inputs.subject_id,
+        prepared.inputs.subjects,
         folds=split.folds,
         repeats=split.repeats,
         seed=split.seed,

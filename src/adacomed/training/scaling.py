@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adacomed.cohort.matrix import Mapped, Vector, has_vector
 from adacomed.errors import InputError
 from adacomed.models.batch import Batch
 from adacomed.models.raw import Shape, TableShape, VectorShape
 from adacomed.readers.tabular import TableEncoder
 from adacomed.training.loader import Inputs
 from adacomed.training.raw_fit import FittedRaw
+
+AT_ONCE = 16_000_000  # bytes of a modality's vectors on disk that a scaler is fitted on in memory
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,16 @@ class Standardiser:
     components: NDArray[np.float32] | None = None
 
     @classmethod
-    def fit(cls, x: NDArray[np.float32], pca: int | None, *, scale: bool = True) -> Standardiser:
-        """Fit on (N, D) training vectors, all present."""
+    def fit(cls, x: Vector | Mapped, pca: int | None, *, scale: bool = True) -> Standardiser:
+        """Fit on (N, D) training vectors, all present.
+
+        Of vectors on disk more than `AT_ONCE` are never in memory together: sums in double
+        precision then give the same but for rounding, and PCA comes from the (D, D) covariance.
+        """
+        if isinstance(x, Mapped):
+            if 4 * len(x) * x.width > AT_ONCE:
+                return cls._in_chunks(x, pca, scale=scale)
+            x = x.loaded()
         mean, std = x.mean(axis=0), x.std(axis=0)
         spread = np.where(std > 1e-6, std, 1.0) if scale else np.ones_like(std)
         if not scale:
@@ -44,6 +55,28 @@ class Standardiser:
             mean.astype(np.float32), spread.astype(np.float32), components.astype(np.float32)
         )
 
+    @classmethod
+    def _in_chunks(cls, x: Mapped, pca: int | None, *, scale: bool) -> Standardiser:
+        mean, std = moments(x)
+        spread = np.where(std > 1e-6, std, 1.0) if scale else np.ones_like(std)
+        if not scale:
+            mean = np.zeros_like(mean)
+        fitted = cls(mean.astype(np.float32), spread.astype(np.float32))
+        if pca is None or pca >= min(x.shape):
+            return fitted
+        total, square = np.zeros(x.width), np.zeros((x.width, x.width))
+        for part in x.chunks():
+            z = (part - mean) / spread
+            total += z.sum(axis=0)
+            square += z.T @ z
+        centre, second = total / len(x), square / len(x)
+        _, axes = np.linalg.eigh(second - np.outer(centre, centre))
+        axes = axes.T[::-1][:pca]  # the largest first
+        each = np.einsum("kd,de,ke->k", axes, second, axes, optimize=True)
+        overall = max(float(each.mean() - (axes @ centre).mean() ** 2), 0.0) ** 0.5
+        components = axes / max(overall, 1e-6)
+        return replace(fitted, components=components.astype(np.float32))
+
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, D) → (N, D) or (N, k); NaN rows stay NaN."""
         z = (x - self.mean) / self.scale
@@ -53,6 +86,22 @@ class Standardiser:
     def width(self) -> int:
         """Width after the transform."""
         return len(self.mean) if self.components is None else len(self.components)
+
+
+def moments(x: Mapped) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and deviation of (N, D) vectors on disk, all present, in one pass.
+
+    Source: Chan, Golub & LeVeque 1979 (joining the moments of two parts).
+    """
+    n, mean, apart = 0, np.zeros(x.width), np.zeros(x.width)
+    for part in x.chunks():
+        k, values = len(part), part.astype(np.float64)
+        own = values.mean(axis=0)
+        shift = own - mean
+        apart += ((values - own) ** 2).sum(axis=0) + shift**2 * (n * k / (n + k))
+        mean += shift * (k / (n + k))
+        n += k
+    return mean, np.sqrt(apart / n)
 
 
 @dataclass(frozen=True)
@@ -105,6 +154,7 @@ class FittedInputs:
         Raises:
             InputError: a modality is missing from `inputs` or has another width than in training.
         """
+        inputs = inputs.loaded()
         tables = {m: encoder.transform(inputs.tables[m]) for m, encoder in self.tables.items()}
         large = {m: self._vectors(m, inputs, tables) for m in self.large}
         present = np.stack([~np.isnan(x).any(axis=1) for x in large.values()], axis=1)
@@ -161,7 +211,8 @@ def fit_inputs(
     for name, x in train.vectors.items():
         if name in inputs.own:
             x = _fill(tables[name].transform(train.tables[name]), x)
-        x = x[~np.isnan(x).any(axis=1)]
+        here = np.flatnonzero(has_vector(x))
+        x = x.take(here) if isinstance(x, Mapped) else x[here]
         if not len(x):
             raise InputError(
                 f"modality {name!r}: no training patient has it; leave it out with modalities: "
