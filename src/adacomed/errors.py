@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# A full disk, or a full quota, as the system says it; 112 is Windows' own number.
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_FULL_TEXTS = tuple(f"(os error {code})" for code in (*_FULL, 112))  # in polars and safetensors
+
+DISK_IS_FULL = (
+    "the disk is full; what was finished is kept: make room and run the same command again"
+)
 
 
 class InputError(Exception):
@@ -13,6 +24,36 @@ class InputError(Exception):
     was asked, what arrived and what would work, and names the file, row or patient id. It never
     holds a patient's values.
     """
+
+
+class FullDiskError(InputError):
+    """There is no room for a file; the message names it and says how to go on."""
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error of the system, or of a library that writes for us, says so.
+
+    >>> disk_is_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    """
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return any(text in str(error) for text in _FULL_TEXTS)
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """What the block writes is, or goes into, `path`.
+
+    Raises:
+        FullDiskError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        raise FullDiskError(f"{path}: {DISK_IS_FULL}") from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

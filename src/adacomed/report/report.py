@@ -16,7 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from adacomed import __version__
-from adacomed.errors import InputError
+from adacomed.errors import InputError, room_for
 from adacomed.evaluation import compare
 from adacomed.evaluation.discrimination import METRICS
 from adacomed.report import calibration, decisions, model_card, sections, survival, tripod
@@ -212,7 +212,7 @@ def _write(target: Path, text: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=target.suffix)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with room_for(target), os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         os.chmod(name, 0o644)  # mkstemp's 0600 would keep colleagues out
         os.replace(name, target)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 import yaml
 from safetensors import SafetensorError
@@ -30,14 +25,18 @@ from adacomed.models.batch import Output
 from adacomed.models.mome import modality_subsets
 from adacomed.readers.tabular import TableEncoder
 from adacomed.schema import CohortCard, RunFiles
-from adacomed.strict_json import dumps
 from adacomed.training.build import build_from_spec, restore, stored
 from adacomed.training.outcome import Classes, Outcome, outcome_of, outcome_state
 from adacomed.training.raw_fit import FittedRaw
 from adacomed.training.scaling import FittedInputs, Standardiser
 from adacomed.training.trained import Trained
+from adacomed.training.upgrade import upgraded
+from adacomed.training.writing import write_json as write_json
+from adacomed.training.writing import write_parquet as write_parquet
+from adacomed.training.writing import written_whole as written_whole
 
-FORMAT = 2  # of inputs.json: 2 keeps the settings of the small model and of the baselines
+FORMAT = 3  # of inputs.json: 2 has one layer for each modality's projection (`upgrade.py`)
+READ = (2, FORMAT)
 _PACKAGES = ("torch", "numpy", "polars", "scikit-learn", "scipy", "safetensors", "transformers")
 
 
@@ -65,32 +64,6 @@ class Run:
     bundled: bool = False
 
 
-@contextmanager
-def written_whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` when the block ends well, and vanishes otherwise.
-
-    Raises:
-        InputError: `folder` exists and may not be replaced.
-    """
-    if folder.exists() and not replace:
-        raise InputError(f"{folder} exists; give another --out, or --force to replace it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-            folder.rename(old)
-            partial.rename(folder)
-            shutil.rmtree(old)
-        else:
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def save_run(
     folder: Path,
     trained: Trained,
@@ -115,6 +88,7 @@ def save_run(
     (folder / RunFiles.MODEL).write_bytes(save(tensors))
     fitted = trained.fitted
     names = list(fitted.large)
+    subsets = modality_subsets(len(names), trained.spec["preset"]["max_order"])
     meta = {
         "format": FORMAT,
         "adacomed": __version__,
@@ -130,7 +104,7 @@ def save_run(
         "calibrator": None if trained.calibrator is None else trained.calibrator.to_dict(),
         "sets": None if trained.sets is None else trained.sets.to_dict(),
         "choices": trained.choices,
-        "experts": [" + ".join(names[m] for m in s) for s in modality_subsets(len(names))],
+        "experts": [" + ".join(names[m] for m in s) for s in subsets],
         "spec": trained.spec,
         "native": fitted.native,
         "small": fitted.small,
@@ -160,7 +134,7 @@ def load_run(folder: Path) -> Run:
     try:
         meta = json.loads(file.read_text("utf-8"))
         tensors = load_file(folder / RunFiles.MODEL)
-        if meta["format"] != FORMAT:
+        if meta["format"] not in READ:
             age = "a newer" if meta["format"] > FORMAT else "an older"
             raise InputError(
                 f"{folder}: written by {age} adacomed ({meta['adacomed']}); train it again, or "
@@ -195,6 +169,7 @@ def _rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Trained:
     width = outcome.width or len(meta["classes"])
     model = build_from_spec(meta["spec"], fitted, width)
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    weights = upgraded(weights, meta["format"])
     restore(model, weights)
     return Trained(
         model=model.eval(),
@@ -226,15 +201,3 @@ def environment() -> dict[str, Any]:
         "processor": platform.machine(),
         "packages": packages,
     }
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Indented UTF-8 JSON; NaN and infinity become null."""
-    path.write_text(dumps(data, indent=2) + "\n", "utf-8")
-
-
-def write_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Write through a temporary name, so that a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    frame.write_parquet(partial)
-    partial.replace(path)

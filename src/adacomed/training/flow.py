@@ -51,7 +51,7 @@ def data_flow(prepared: Prepared, folds: list[Fold]) -> dict[str, Any]:
 def _step(
     prepared: Prepared, what: str, rows: NDArray[np.int64], left_out: int = 0, why: str = ""
 ) -> Step:
-    subjects = len(np.unique(prepared.inputs.subject_id[rows]))
+    subjects = len(np.unique(prepared.inputs.subjects[rows]))
     return Step(what, subjects, len(rows), left_out, why if left_out else "")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,19 +10,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from adacomed.cohort.split import Fold, kfold
+from adacomed.cohort.split import Fold
 from adacomed.config import Experiment
 from adacomed.evaluation.scored import HALF
 from adacomed.inference import forward, prediction_frame, probabilities
-from adacomed.models.baselines import classical
-from adacomed.models.baselines.haim import fit_haim
+from adacomed.models.baselines.classical import Members
 from adacomed.models.batch import Output
 from adacomed.schema import TEST, VAL, History
 from adacomed.training.calibrated import Calibrated, calibrate
+from adacomed.training.classical import fit_classical
+from adacomed.training.distributed import distributed_engine, processes
+from adacomed.training.engine import Engine, local_engine
 from adacomed.training.loader import Inputs
 from adacomed.training.names import (
     BAYES,
-    HAIM,
     SINGLE,
     check_methods,
     reads_raw,
@@ -33,9 +34,8 @@ from adacomed.training.neural import Trainer
 from adacomed.training.plan import plan
 from adacomed.training.pretraining import SmallModels
 from adacomed.training.recipes import resolve_preset
-from adacomed.training.scaling import FittedInputs, fit_inputs
 from adacomed.training.seed import derive
-from adacomed.training.selection import Tick
+from adacomed.training.selection import Snapshots, Tick, Watch
 from adacomed.training.stress import Stress, stress
 from adacomed.training.trained import Trained
 
@@ -47,10 +47,6 @@ NEURAL: dict[str, Callable[[Trainer, str], Trained]] = {  # (trainer, strategy) 
     "average": lambda t, _: t.average(),
     "multimodal-pred": lambda t, _: t.small(),
     **{name: lambda t, _, name=name: t.plain(name) for name in PLAIN},  # type: ignore[misc]
-}
-FUSED = {  # name → (modality → features, tables, classes, inner folds, seed) → Fitted
-    "late-fusion": classical.late_fusion,
-    "weighted-late-fusion": classical.weighted_late_fusion,
 }
 
 
@@ -75,10 +71,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Trainers:
-    """Trainers of one fold and seed, and the small models that they share."""
+    """Trainers of one fold and seed, and what they share: small models, members of late fusion."""
 
     made: dict[str, Trainer] = field(default_factory=dict)
     smalls: dict[str, SmallModels] = field(default_factory=dict)
+    members: Members = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +84,8 @@ class Problem:
 
     Attributes:
         trainers: what methods of this fold have trained already, so that they can share it.
+        watch: called after every epoch that is validated.
+        snapshots: where fits are kept after every epoch.
     """
 
     experiment: Experiment
@@ -95,6 +94,8 @@ class Problem:
     task: str
     seed: int
     trainers: Trainers = field(default_factory=Trainers, repr=False, compare=False)
+    watch: Watch = lambda *_: None
+    snapshots: Snapshots = lambda *_: None
 
     def trainer(self, experiment: Experiment, *, raw: bool) -> Trainer:
         """The fold's trainer under these settings, made once (its strategy is named later)."""
@@ -111,8 +112,19 @@ class Problem:
                 seed=seed,
                 task=self.task,
                 smalls=self.trainers.smalls,
+                watch=self.watch,
+                engine=self._engine(experiment),
+                snapshots=self.snapshots,
             )
         return self.trainers.made[key]
+
+    def _engine(self, experiment: Experiment) -> Engine:
+        settings = experiment.training
+        patients = len(self.fold.train)
+        alone = local_engine(
+            settings.device, settings.precision, settings.compile, patients=patients
+        )
+        return distributed_engine(alone) if processes() > 1 else alone
 
 
 def run_method(name: str, problem: Problem, tick: Tick = lambda stage: None) -> Result:
@@ -194,66 +206,24 @@ def _frame(
 def _classical(name: str, base: str, experiment: Experiment, problem: Problem) -> Result:
     inputs, fold = problem.inputs, problem.fold
     rows = fold.train if fold.val is None else np.concatenate([fold.train, fold.val])
-    y = inputs.target[rows]
-    inner = kfold(
-        y,
-        inputs.subject_id[rows],
-        folds=experiment.training.inner_folds,
-        repeats=1,
-        seed=derive(experiment.seed, "validation"),
-    )
-    splits = [(f.train, f.test) for f in inner]
-    seed = derive(problem.seed, name, fold.repeat, fold.fold)
-    settings = experiment.inputs
-    scaled = fit_inputs(inputs, rows, standardise=settings.standardise, pca=settings.pca)
-    every = base in FUSED or base == HAIM or base.endswith("-all") or not inputs.tables
-
-    def read(patients: Inputs) -> Any:
-        features = _features(scaled, patients)
-        if base in FUSED:
-            return features
-        chosen = features if every else list(inputs.tables)
-        return np.concatenate([features[m] for m in chosen], axis=1)
-
-    x = read(inputs)
-    full = experiment.baselines.full_grid
-    fitted = _fit(base, _at(x, rows), y, inputs.tables, splits, seed, full_grid=full)
-    prob = fitted.predict(_at(x, fold.test))
-    made = calibrate(y, fitted.out_of_fold, inputs.subject_id[rows], experiment)
+    # the two late fusions weigh the same members: one seed, so that they are fitted once
+    seed = derive(problem.seed, name.removeprefix("weighted-"), fold.repeat, fold.fold)
+    members = problem.trainers.members
+    method = fit_classical(base, inputs, rows, experiment, seed=seed, members=members)
+    fitted = method.fitted
+    made = calibrate(inputs.target[rows], fitted.out_of_fold, inputs.subject_id[rows], experiment)
+    prob = made.apply(method.of(fold.test))
     frames = [
         _frame(problem, name, VAL, inputs.take(rows), made.prob, made),
-        _frame(problem, name, TEST, inputs.take(fold.test), made.apply(prob), made),
+        _frame(problem, name, TEST, inputs.take(fold.test), prob, made),
     ]
 
     def predicted(patients: Inputs) -> pl.DataFrame:
-        prob = made.apply(fitted.predict(read(patients)))
-        return _frame(problem, name, TEST, patients, prob, made)
+        return _frame(problem, name, TEST, patients, made.apply(method.predict(patients)), made)
 
     stressed = _stressed(problem, name, predicted)
     choices = fitted.choices | made.found | {"threshold": made.threshold} | stressed.said
     return Result(pl.concat(frames), _history([]), choices, stress=stressed.rows)
-
-
-def _fit(
-    base: str,
-    x: Any,
-    y: NDArray[np.int64],
-    tables: Collection[str],
-    splits: classical.Splits,
-    seed: int,
-    *,
-    full_grid: bool,
-) -> classical.Fitted:
-    if base in FUSED:
-        return FUSED[base](x, tables, y, splits, seed)
-    if base == HAIM:
-        return fit_haim(x, y, splits, seed, full_grid=full_grid)
-    return classical.fit_kind(base.removesuffix("-all"), x, y, splits, seed)
-
-
-def _at(x: Any, rows: NDArray[np.int64]) -> Any:
-    """Rows of (N, P) features, or of each modality's."""
-    return {m: part[rows] for m, part in x.items()} if isinstance(x, dict) else x[rows]
 
 
 def _stressed(problem: Problem, name: str, predicted: Callable[[Inputs], pl.DataFrame]) -> Stress:
@@ -267,19 +237,6 @@ def _stressed(problem: Problem, name: str, predicted: Callable[[Inputs], pl.Data
         seed=problem.experiment.split.seed,
         reads_raw=reads_raw(name, problem.experiment),
     )
-
-
-def _features(fitted: FittedInputs, inputs: Inputs) -> dict[str, NDArray[np.float64]]:
-    """Modality → (N, P) for scikit-learn, scaled as fitted; a table counts once."""
-    batch = fitted.batch(inputs)
-    small = batch.small
-    features = {
-        m: small[m].numpy() if m in small else e.transform(inputs.tables[m])
-        for m, e in fitted.tables.items()
-    }
-    for name, x in batch.embeddings.items():
-        features.setdefault(name, x.numpy())
-    return {m: np.asarray(x, np.float64) for m, x in features.items()}
 
 
 def _bayes(problem: Problem) -> Result:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from adacomed.config import Experiment, override, parse
 from adacomed.errors import InputError, nearest
 from adacomed.models.baselines import kinds
+from adacomed.models.small.scores import SCORED
 from adacomed.schema import CEILING
 from adacomed.training.loader import Inputs
 
@@ -28,6 +29,7 @@ CLASSICAL = (
     *(*TABLE_ONLY, *EVERYTHING, *LATE_FUSION, HAIM, BAYES),
     *(name for kind in kinds.ON_REQUEST for name in (kind, f"{kind}-all")),
 )
+IN_MEMORY = tuple(name for name in CLASSICAL if name != BAYES)  # they need every patient at once
 PLAIN_ON_REQUEST = tuple(name for name in ON_REQUEST if name not in CLASSICAL)
 VARIED = ("preset", "model.", "small.", "training.", "baselines.", "inputs.")
 
@@ -49,6 +51,9 @@ def method_names(inputs: Inputs, *, all_: bool = True) -> list[str]:
 def check_methods(asked: Sequence[str] | None, inputs: Inputs, experiment: Experiment) -> list[str]:
     """`asked`, the usual ones where nothing was, or InputError that names what is wrong."""
     known = method_names(inputs)
+    if inputs.streamed:
+        _check_streamed(asked or ["adacomed"], experiment)
+        asked = asked or [m for m in method_names(inputs, all_=False) if m not in IN_MEMORY]
     if inputs.outcome.kind != "classes":
         _check_outcome(asked or ["adacomed"], inputs, experiment)
         asked = asked or outcome_methods(inputs)
@@ -81,6 +86,23 @@ def _check_outcome(asked: Sequence[str], inputs: Inputs, experiment: Experiment)
             )
 
 
+def _check_streamed(asked: Sequence[str], experiment: Experiment) -> None:
+    """Raise an InputError for what needs every patient in memory, where vectors are on disk."""
+    way = "or keep the vectors in memory with training.stream=no"
+    for name in asked:
+        base, settings = variant(name, experiment)
+        if base in IN_MEMORY:
+            raise InputError(
+                f"method {name!r} is fitted on every patient at once, but the vectors stay on disk "
+                f"(training.stream); name neural methods only, {way}"
+            )
+        if base in WITH_SMALL and settings.small.kind in SCORED:
+            raise InputError(
+                f"small.kind {settings.small.kind} is fitted on every patient at once, but the "
+                f"vectors stay on disk (training.stream); use small.kind=shallow, {way}"
+            )
+
+
 def variant(name: str, experiment: Experiment) -> tuple[str, Experiment]:
     """A method's base name and its settings: `adacomed?model.lambda=0&training.epochs=5`.
 
@@ -107,6 +129,8 @@ def variant(name: str, experiment: Experiment) -> tuple[str, Experiment]:
 def family(name: str, experiment: Experiment) -> str:
     """Methods of one family share what they train in a fold: one process should have them all."""
     base, settings = variant(name, experiment)
+    if base in LATE_FUSION:  # one set of members
+        return f"{LATE_FUSION[0]} {shared_settings(settings)}"
     if base not in FAMILY:
         return name
     return shared_settings(settings)

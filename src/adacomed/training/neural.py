@@ -14,13 +14,23 @@ from torch import nn
 from adacomed.config import Experiment
 from adacomed.models.adacomed import AdaCoMed
 from adacomed.models.baselines.ensemble import Average
-from adacomed.models.batch import Batch, Output
+from adacomed.models.batch import Output
 from adacomed.models.presets import build_adacomed
 from adacomed.training.build import build_from_spec, start_at_base, start_from_published
+from adacomed.training.engine import ALONE, Engine, Patients
 from adacomed.training.plan import Part, Plan
 from adacomed.training.pretraining import AUTO, SmallModels
 from adacomed.training.recipes import resolve_preset
-from adacomed.training.selection import Candidate, Choice, Tick, choose, clearly_better, finish
+from adacomed.training.selection import (
+    Candidate,
+    Choice,
+    Snapshots,
+    Tick,
+    Watch,
+    choose,
+    clearly_better,
+    finish,
+)
 from adacomed.training.stages import Stages
 from adacomed.training.strategies import (
     Judged,
@@ -42,6 +52,7 @@ class Trainer:
         seed: of this fold and repetition.
         task: name of the task (MultimodalPred's authors give class weights by task).
         smalls: small models of other trainers of this fold, which may differ in the fusion.
+        watch, engine, snapshots: as for a `Candidate`.
     Attributes:
         tick: called with the stage's name after every epoch.
     """
@@ -55,12 +66,17 @@ class Trainer:
         seed: int,
         task: str,
         smalls: dict[str, SmallModels] | None = None,
+        watch: Watch = lambda *_: None,
+        engine: Engine = ALONE,
+        snapshots: Snapshots = lambda *_: None,
     ) -> None:
         preset = resolve_preset(experiment)
         if plan.outcome.kind != "classes" and preset.mix == "probabilities":
             preset = replace(preset, mix="sigmoids")
         self.experiment, self.preset, self.plan, self.K = experiment, preset, plan, classes
-        self.stages = Stages(experiment, preset, plan, classes, seed, task)
+        self.stages = Stages(
+            experiment, preset, plan, classes, seed, task, watch, engine, snapshots
+        )
         self.tick: Tick = lambda stage: None
         self._shared = {} if smalls is None else smalls
         self._fusions: dict[str, Choice] = {}
@@ -148,7 +164,14 @@ class Trainer:
 
     def watch(self, strategy: str, on_step: Callable[[Output], None], epochs: int) -> nn.Module:
         """Train AdaCoMed on the kept part and show every step's output (Fig. 6, Fig. 2)."""
-        candidate = self._candidate("adacomed", self._fusion(strategy), strategy)
+        built = self._fusion(strategy)
+
+        def build(part: Part, seed: int) -> nn.Module:
+            model = built(part, seed)
+            model.watched = True  # type: ignore[assignment]
+            return model
+
+        candidate = self._candidate("adacomed", build, strategy)
         recipe = replace(candidate.recipe, epochs=epochs, patience=None)
         return candidate.train(self._given().kept, recipe, on_step=on_step)[0]
 
@@ -176,6 +199,8 @@ class Trainer:
         """
         kind = self.experiment.small.kind or self.preset.small
         kinds = (kind,) if kind != "auto" else AUTO if self.plan.members else AUTO[:1]
+        if self.plan.streamed and kind == "auto":
+            kinds = ("shallow",)  # classical models would need every patient in memory
         best, *others = [self._smalls_of(k) for k in kinds]
         for other in others:
             if clearly_better(other.choice.output.logits, best.choice.output.logits, self.plan):
@@ -224,10 +249,9 @@ class Trainer:
         return self.stages.candidate(stage, build, lambda: self.tick(name or stage))
 
 
-def fill_bank(model: AdaCoMed, train: Batch, seed: int) -> None:
+def fill_bank(model: AdaCoMed, train: Patients, seed: int) -> None:
     """Put a seeded sample of the training patients into the bank of Eq. 4."""
     assert model.bank is not None
-    assert train.index is not None
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(train), generator=generator)[: len(model.bank.z_small)]
     with torch.no_grad():
@@ -235,7 +259,8 @@ def fill_bank(model: AdaCoMed, train: Batch, seed: int) -> None:
         e_small = known.e_small
         if e_small is None:
             e_small = model.small.eval().embed(known)
-    model.bank.fill(e_small, train.index[rows])
+    assert known.index is not None
+    model.bank.fill(e_small, known.index)
 
 
 def _bank_size(model: nn.Module) -> int:

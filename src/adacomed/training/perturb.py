@@ -11,7 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from adacomed.cohort.matrix import Mapped, has_vector
 from adacomed.training.loader import Inputs
+from adacomed.training.scaling import moments
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +47,7 @@ def presence(inputs: Inputs) -> NDArray[np.bool_]:
     for name in modalities(inputs):
         here = np.zeros(len(inputs), bool)
         if name in inputs.vectors:
-            here |= ~np.isnan(inputs.vectors[name]).any(axis=1)
+            here |= has_vector(inputs.vectors[name])
         if name in inputs.tables and inputs.tables[name].width:
             cells = inputs.tables[name].select(pl.any_horizontal(pl.all().is_not_null()))
             here |= cells.to_series().to_numpy().astype(bool)
@@ -78,8 +80,13 @@ class Spread:
         """From the training patients alone; an input that none of them has does not vary."""
         vectors = {}
         for name, x in train.vectors.items():
-            there = x[~np.isnan(x).any(axis=1)].astype(np.float64)
-            vectors[name] = there.std(axis=0) if len(there) else np.zeros(x.shape[1])
+            here = np.flatnonzero(has_vector(x))
+            if not len(here):
+                vectors[name] = np.zeros(x.shape[1])
+            elif isinstance(x, Mapped):
+                vectors[name] = moments(x.take(here))[1]
+            else:
+                vectors[name] = x[here].astype(np.float64).std(axis=0)
         tables = {
             name: {
                 c.name: float(c.cast(pl.Float64).fill_nan(None).std(ddof=0) or 0.0)  # type: ignore[arg-type]

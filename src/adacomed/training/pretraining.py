@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from adacomed.models.batch import Output
+from adacomed.models.batch import Batch, Output
 from adacomed.models.small.scores import SCORED, ScoreSmall
 from adacomed.training.build import build_from_spec, start_at_base
 from adacomed.training.fit import evaluate
@@ -83,7 +83,7 @@ class SmallModels:
         """The part with what its training patients' small model says of them without them."""
         if not self.scored:
             return part
-        return replace(part, train=replace(part.train, e_small=self._fitted(part)[1]))
+        return replace(part, train=replace(_whole(part), e_small=self._fitted(part)[1]))
 
     def _make(self, part: Part) -> nn.Module:
         if self.scored:
@@ -106,7 +106,7 @@ class SmallModels:
             seed = derive(self.stages.seed, "small", patients)
             base = self.plan.outcome.base
             e_small = fit_scores(
-                model, part.train, part.train_subjects, weights=weights, base=base, seed=seed
+                model, _whole(part), part.train_subjects, weights=weights, base=base, seed=seed
             )
             self._scored[patients] = (model.eval().requires_grad_(False), e_small)
             self.tick()
@@ -120,3 +120,9 @@ class SmallModels:
         return self.stages.candidate(
             "small", lambda part, _: self._untrained(part), lambda: self.tick()
         )
+
+
+def _whole(part: Part) -> Batch:
+    """All training patients of a part, as classical models need them."""
+    assert isinstance(part.train, Batch), "names.check_methods lets no scored kind get here"
+    return part.train

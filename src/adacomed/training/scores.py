@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
-from sklearn.base import clone
+from sklearn import config_context
 from sklearn.model_selection import ParameterGrid
 from torch import Tensor
 
 from adacomed.cohort.split import kfold
+from adacomed.models.baselines.candidates import candidate_probabilities
 from adacomed.models.baselines.kinds import KINDS
 from adacomed.models.batch import Batch
 from adacomed.models.small.scores import TINY, ScoreSmall, read
@@ -146,19 +147,23 @@ def cross_fit(
     parts = [(rows, test) for rows, test in parts if len(test)]
     if any(len(np.unique(question.y[rows])) < K for rows, _ in parts):
         return None
-    best: tuple[float, Any, Floats] | None = None
-    for values in settings:
-        candidate = clone(model).set_params(**values)
-        log_prob = np.zeros((len(x), K))
+    log_probs = np.zeros((len(settings), len(x), K))
+    with config_context(skip_parameter_validation=True):
         for rows, test in parts:
-            prob = _fitted(clone(candidate), x, question, rows).predict_proba(x[test])
-            log_prob[test] = np.log(np.clip(prob, TINY, 1 - TINY))
+            said = candidate_probabilities(
+                model,
+                settings,
+                x[question.who[rows]],
+                question.y[rows],
+                x[test],
+                weight=None if weight is None else weight[rows],
+            )
+            log_probs[:, test] = np.log(np.clip(said, TINY, 1 - TINY))
         weighed = None if weight is None else weight[everyone]
-        loss = -float(np.average(log_prob[who, y], weights=weighed))
-        if best is None or loss < best[0]:
-            best = loss, candidate, log_prob
-    assert best is not None
-    return _fitted(best[1], x, question, everyone), best[2]
+        losses = [-float(np.average(own[who, y], weights=weighed)) for own in log_probs]
+        best = int(np.argmin(losses))
+        chosen = model.set_params(**settings[best])
+        return _fitted(chosen, x, question, everyone), log_probs[best]
 
 
 def _rows_of(

@@ -17,13 +17,16 @@ from torch import Tensor, nn
 
 from adacomed.evaluation.intervals import percentile
 from adacomed.models.batch import Output
-from adacomed.training.fit import FitResult, Recipe, fit
+from adacomed.training.engine import ALONE, Engine
+from adacomed.training.fit import FitResult, Recipe, Snapshot, fit
 from adacomed.training.objective import Objective
 from adacomed.training.outcome import UNNAMED
 from adacomed.training.plan import Part, Plan
 from adacomed.training.seed import derive, seed_everything
 
 Tick = Callable[[str], None]
+Watch = Callable[[str, str, int, float], None]  # stage, part, epoch, score on validation
+Snapshots = Callable[[str, str], Snapshot | None]  # stage, part → where its fit is kept
 
 
 def positive_score(logits: Tensor, target: Tensor) -> float:
@@ -73,30 +76,46 @@ class Candidate:
     """One method to train, before any of it is trained.
 
     Attributes:
+        stage: its name.
         build: (part, seed) → an untrained model for the part.
         objective: part → what is minimised (class weights are the part's own).
         seed: every part's model starts from a seed derived from it and the part's name.
         tick: called after every epoch.
+        watch: called after every epoch that is validated.
+        engine: where it is trained.
+        snapshots: where its fits are kept.
     """
 
+    stage: str
     build: Callable[[Part, int], nn.Module]
     objective: Callable[[Part], Objective]
     recipe: Recipe
     seed: int
     tick: Callable[[], None]
+    watch: Watch = lambda *_: None
+    engine: Engine = ALONE
+    snapshots: Snapshots = lambda *_: None
 
     def train(self, part: Part, recipe: Recipe, **watch: Any) -> tuple[nn.Module, FitResult]:
         """A fresh model, trained on a part's training patients."""
         seed = derive(self.seed, part.name)
         seed_everything(seed)
         model = self.build(part, seed)
+
+        def on_epoch(epoch: int, value: float | None) -> None:
+            self.tick()
+            if value is not None:
+                self.watch(self.stage, part.name, epoch, value)
+
         result = fit(
             model,
             part.train,
             objective=self.objective(part),
             recipe=recipe,
             seed=seed,
-            on_epoch=self.tick,
+            on_epoch=on_epoch,
+            engine=self.engine,
+            snapshot=self.snapshots(self.stage, part.name),
             **watch,
         )
         return model, result
@@ -118,27 +137,29 @@ def choose(candidate: Candidate, plan: Plan, *, keep: bool = False) -> Choice:
             val=part.val,
             score=plan.scorer(part),
             metric=plan.outcome.metric,
-            keep_val=True,
+            keep_val=bool(plan.members),
         )
         for part in plan.parts
     ]
     results = [result for _, result in trained]
     models = [model for model, _ in trained] if keep or not plan.members else []
     if not plan.members:
-        return _choice(plan, results, results[0].best_epoch, models)
+        [result] = results
+        assert result.val_output is not None
+        return _choice(plan, result, result.best_epoch, result.val_output, models)
     pooled = [_pooled(results, epoch) for epoch in range(1, recipe.epochs + 1)]
     curve = np.array([plan.score(output.logits) for output in pooled])
     best = 1 + int(np.argmax(_smooth(curve)))
     if not clearly_better(pooled[best - 1].logits, pooled[-1].logits, plan):
         best = recipe.epochs
-    return _choice(plan, results, best, models)
+    first = results[0]  # one part's curves stand for all
+    return _choice(plan, first, best, pooled[best - 1], models)
 
 
-def _choice(plan: Plan, results: list[FitResult], epoch: int, models: list[nn.Module]) -> Choice:
-    output = _pooled(results, epoch)
-    score = plan.score(output.logits)
-    history = results[0].history  # one part's curves stand for all
-    return Choice(epoch, score, output, models, history)
+def _choice(
+    plan: Plan, result: FitResult, epoch: int, output: Output, models: list[nn.Module]
+) -> Choice:
+    return Choice(epoch, plan.score(output.logits), output, models, result.history)
 
 
 def _pooled(results: list[FitResult], epoch: int) -> Output:

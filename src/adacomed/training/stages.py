@@ -15,11 +15,12 @@ from adacomed.models.batch import Output
 from adacomed.models.members import Members
 from adacomed.models.presets import Preset
 from adacomed.training.calibrated import Calibrated, calibrate, uncalibrated
+from adacomed.training.engine import ALONE, Engine
 from adacomed.training.objective import Objective
 from adacomed.training.plan import Part, Plan
 from adacomed.training.recipes import objective_of, recipe_of
 from adacomed.training.seed import derive
-from adacomed.training.selection import Candidate, Choice
+from adacomed.training.selection import Candidate, Choice, Snapshots, Watch
 from adacomed.training.trained import Trained, correct_prior
 
 
@@ -33,6 +34,7 @@ class Stages:
         K: classes, or the width of the plan's outcome.
         seed: of this fold and repetition.
         task: name of the task (MultimodalPred's authors give class weights by task).
+        watch, engine, snapshots: as for a `Candidate`.
     """
 
     experiment: Experiment
@@ -41,6 +43,9 @@ class Stages:
     K: int
     seed: int
     task: str
+    watch: Watch = lambda *_: None
+    engine: Engine = ALONE
+    snapshots: Snapshots = lambda *_: None
 
     @property
     def sigmoids(self) -> bool:
@@ -60,11 +65,15 @@ class Stages:
     ) -> Candidate:
         """A stage to train: its own seed, loss and constants."""
         return Candidate(
+            stage=stage,
             build=build,
             objective=lambda part: self.objective(stage, part),
             recipe=recipe_of(stage, self.experiment, self.preset),
             seed=derive(self.seed, stage),
             tick=tick,
+            watch=self.watch,
+            engine=self.engine,
+            snapshots=self.snapshots,
         )
 
     def objective(self, stage: str, part: Part) -> Objective:

@@ -87,6 +87,7 @@ def stress(
         return Stress(pl.DataFrame(), {"stress": {"left_out": why}})
     wanted = states(names, settings.noise)
     chosen, said = _sample(test, MOST // len(wanted), seed)
+    chosen = chosen.loaded()
     if len(names) > EVERY:
         said["sets"] = "none, each alone, each left out, all: too many modalities for every set"
     spread = Spread.of(train)
