@@ -19,7 +19,7 @@ LEVELS = [
     {"cli"},
     {"commands"},
     {"reproduce"},
-    {"serve", "report", "export"},
+    {"serve", "report", "export", "scale", "tracking", "search"},
     {"inference", "intake", "embed", "training", "explain"},
     {"datasets"},
     {"cohort", "store", "evaluation", "encoders", "readers", "models"},

@@ -19,7 +19,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from adacomed import __version__
-from adacomed.errors import InputError, nearest
+from adacomed.errors import DISK_IS_FULL, InputError, disk_is_full, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": (
@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("adacomed.commands.train:train", "train AdaCoMed, or one other method"),
     "predict": ("adacomed.commands.predict:predict", "predict patients with a finished run"),
     "evaluate": ("adacomed.commands.evaluate:evaluate", "metrics with intervals of predictions"),
+    "tune": ("adacomed.commands.tune:tune", "search the settings on validation patients"),
     "compare": ("adacomed.commands.compare:compare", "methods × folds × seeds → one table"),
     "reproduce": ("adacomed.commands.reproduce:reproduce", "the paper's tables and figures"),
     "report": ("adacomed.commands.report:report", "write the HTML report of a run"),
@@ -68,6 +69,12 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:  # `adacomed … | head` closed our output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        where = f"{file}: " if (file := getattr(error, "filename", None)) else ""
+        print(f"error: {where}{DISK_IS_FULL}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _dispatch(words: list[str]) -> None:

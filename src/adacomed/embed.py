@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from adacomed.cohort.cohort import Cohort
 from adacomed.cohort.items import Item, Source
-from adacomed.cohort.sources import modality_source
+from adacomed.cohort.sources import in_pieces, modality_source, sharded
 from adacomed.cohort.vectors import mean_by_sample
 from adacomed.encoders.ahead import Piece, pieces_ahead
-from adacomed.encoders.base import Encoder, fingerprint
+from adacomed.encoders.base import Encoder, EncoderCard, fingerprint
 from adacomed.encoders.choice import (
     choose_encoder,
     load_for,
@@ -33,8 +33,9 @@ SHARDS = {"text": 256, "tabular": 256, "series": 256, "image": 128, "volume": 8,
 PIECES = {"text": 256, "tabular": 256, "series": 64, "image": 16, "volume": 1, "slide": 1}
 
 ADVICE = "; mend or remove it, or leave it out with `adacomed embed --on-error skip`"
-LONGEST = 50_000  # characters (bytes in files) of the texts that are read at once
 
+Shard = list[list[int]]  # rows of a source, in the pieces that are computed together
+Compute = Callable[[Source, Sequence[Shard]], Iterator[Piece]]  # the vectors of shards, in order
 Progress = Callable[[int, int], None]  # (items embedded now, items to embed now)
 Load = Callable[[Cohort, str, str], Encoder]  # (cohort, modality, its encoder's spec)
 
@@ -74,21 +75,56 @@ def fill_store(
     workers: int = 0,
     on_wait: Callable[[str], None] = lambda message: None,
 ) -> Embedded:
-    """Embed every item of a modality that the store does not have.
+    """Embed every item of a modality that the store does not have, in this process.
 
     Args:
+        workers: processes that read and prepare items ahead of the encoder.
+        root, progress, skip_broken, retry, on_wait, raises: as in `fill_with`.
+    """
+
+    def compute(source: Source, shards: Sequence[Shard]) -> Iterator[Piece]:
+        return pieces_ahead(encoder, source, [part for shard in shards for part in shard], workers)
+
+    return fill_with(
+        compute,
+        cohort,
+        modality,
+        encoder.card,
+        root,
+        progress,
+        skip_broken=skip_broken,
+        retry=retry,
+        on_wait=on_wait,
+    )
+
+
+def fill_with(
+    compute: Compute,
+    cohort: Cohort,
+    modality: str,
+    card: EncoderCard,
+    root: Path,
+    progress: Progress | None = None,
+    *,
+    skip_broken: bool = False,
+    retry: bool = False,
+    on_wait: Callable[[str], None] = lambda message: None,
+) -> Embedded:
+    """Have every item of a modality embedded that the store does not have.
+
+    Args:
+        compute: gives the vectors, wherever they are computed; this process alone writes them.
+        card: of the encoder that computes, measured.
         root: of the store.
         progress: called before the first item and after every shard.
         skip_broken: an item that cannot be read is recorded as absent, with the reason, instead of
             stopping here.
         retry: try again what was recorded as absent.
-        workers: processes that read and prepare items ahead of the encoder.
         on_wait: told that another process is writing into the same folder.
     Raises:
         InputError: a kind that the encoder does not read, a broken item, a damaged store.
     """
-    card = encoder.card
-    kind = _check_kind(cohort, modality, encoder)
+    kind = _check_kind(cohort, modality, card)
     mark = fingerprint(card)
     folder = store_folder(root, modality, card.name, mark)
     source = modality_source(cohort, modality, root)
@@ -96,11 +132,12 @@ def fill_store(
     with store.writing(on_wait):
         if retry:
             store.forget_absent()
-        shards = _shards(source, store.missing(source.items), SHARDS[kind])
+        shards = sharded(source, store.missing(source.items), SHARDS[kind])
         total, done = sum(len(rows) for shard in shards for rows in shard), 0
         _report(progress, 0, total)
-        pieces = [part for shard in shards for part in _split(source, shard, PIECES[kind])]
-        found = pieces_ahead(encoder, source, [[same[0] for same in p] for p in pieces], workers)
+        split = [in_pieces(source, shard, PIECES[kind]) for shard in shards]
+        firsts = [[[same[0] for same in piece] for piece in pieces] for pieces in split]
+        found = compute(source, firsts)
         for shard in shards:
             items, vectors, absent = _collect(source, shard, found, card.width or 0)
             if absent and not skip_broken:
@@ -120,30 +157,45 @@ def embedded(
     *,
     load: Load = load_for,
 ) -> tuple[NDArray[np.float32], str]:
-    """Every sample's vector, and the fingerprint of the encoder that made it.
-
-    The encoder itself is loaded only where the store lacks an item, or its weights have changed.
+    """Every sample's vector, (N, D) float32, NaN where absent; and its encoder's fingerprint.
 
     Args:
         root: of the store; None: nothing is kept.
         load: gives the encoder of a modality; a service keeps those that it has loaded.
-    Returns:
-        (N, D) float32, NaN where absent; 12 hex digits.
+    """
+    if root is not None:
+        store, items, mark = embedded_items(cohort, modality, root, progress, load=load)
+        return pool_items(cohort, items, store.load(items)), mark
+    encoder = load(cohort, modality, choose_encoder(cohort, modality, None))
+    return embed_modality(cohort, modality, encoder, None, progress), fingerprint(encoder.card)
+
+
+def embedded_items(
+    cohort: Cohort,
+    modality: str,
+    root: Path,
+    progress: Progress | None = None,
+    *,
+    load: Load = load_for,
+) -> tuple[EmbeddingStore, Sequence[Item], str]:
+    """A store that has every item of a modality, the items, and the encoder's fingerprint.
+
+    The encoder itself is loaded only where the store lacks an item, or its weights have changed.
     """
     spec = choose_encoder(cohort, modality, root)
     before = recall_encoders(root, modality).get(spec)
-    if root is not None and before and before["signature"] == weights_signature(spec):
-        folder = store_folder(root, modality, before["name"], before["fingerprint"])
+    if before and before["signature"] == weights_signature(spec):
+        mark = before["fingerprint"]
+        folder = store_folder(root, modality, before["name"], mark)
         if folder.is_dir():
-            store = EmbeddingStore(folder, card=None, fingerprint=before["fingerprint"])
+            store = EmbeddingStore(folder, card=None, fingerprint=mark)
             items = modality_source(cohort, modality, root).items
             if not store.missing(items):
-                return pool_items(cohort, items, store.load(items)), before["fingerprint"]
+                return store, items, mark
     encoder = load(cohort, modality, spec)
-    vectors = embed_modality(cohort, modality, encoder, root, progress)
-    if root is not None:
-        remember_encoder(root, modality, spec, encoder)
-    return vectors, fingerprint(encoder.card)
+    done = fill_store(cohort, modality, encoder, root, progress)
+    remember_encoder(root, modality, spec, encoder)
+    return done.store, done.source.items, fingerprint(encoder.card)
 
 
 def embed_modality(
@@ -156,18 +208,17 @@ def embed_modality(
     """Every sample's vector of one modality, computed where the store does not have it.
 
     Args:
-        cohort: N samples.
-        store_root: the embedding store; None: nothing is kept, as for one new patient.
+        store_root: None: nothing is kept, as for one new patient.
         progress: called before the first item and as items are done.
     Returns:
-        (N, D) float32, the mean of a sample's items; an absent sample is a row of NaN.
+        (N, D) float32, the mean of a sample's items; NaN where a sample has none.
     Raises:
         InputError: another kind, a prompt that asks for a label, a broken item, a damaged store.
     """
     if store_root is not None:
         done = fill_store(cohort, modality, encoder, store_root, progress)
         return pool_items(cohort, done.source.items, done.store.load(done.source.items))
-    kind = _check_kind(cohort, modality, encoder)
+    kind = _check_kind(cohort, modality, encoder.card)
     source = modality_source(cohort, modality, None)
     n = len(source.items)
     vectors = np.zeros((n, encoder.card.width or 0), np.float32)
@@ -195,42 +246,14 @@ def broken_item(modality: str, item: Item, reason: str) -> InputError:
     return InputError(f"modality {modality!r}, sample {item.sample_id}{named}: {reason}{ADVICE}")
 
 
-def _check_kind(cohort: Cohort, modality: str, encoder: Encoder) -> str:
+def _check_kind(cohort: Cohort, modality: str, card: EncoderCard) -> str:
     kind = readable(cohort, modality).kind
-    if kind not in encoder.card.kinds:
+    if kind not in card.kinds:
         raise InputError(
-            f"modality {modality!r} is of kind {kind}; the encoder {encoder.card.name!r} reads "
-            f"{', '.join(encoder.card.kinds)}"
+            f"modality {modality!r} is of kind {kind}; the encoder {card.name!r} reads "
+            f"{', '.join(card.kinds)}"
         )
     return kind
-
-
-def _shards(source: Source, rows: list[int], size: int) -> list[list[list[int]]]:
-    """Items to embed, as shards of groups of items with equal content: one is computed for all.
-
-    Items of like size are neighbours. The order is a property of all missing items, so a run that
-    was stopped goes on with the shard at which it stopped.
-    """
-    same: dict[str, list[int]] = {}
-    for i in sorted(rows, key=source.size):
-        content = source.items[i].content
-        same.setdefault(content or f"unreadable {i}", []).append(i)
-    groups = list(same.values())
-    return [groups[i : i + size] for i in range(0, len(groups), size)]
-
-
-def _split(source: Source, shard: list[list[int]], most: int) -> list[list[list[int]]]:
-    """A shard in pieces of at most `most` groups and, where items differ in size, `LONGEST`."""
-    pieces: list[list[list[int]]] = []
-    room = 0
-    for group in shard:
-        size = source.size(group[0])
-        if not pieces or len(pieces[-1]) == most or size > room:
-            pieces.append([])
-            room = LONGEST
-        pieces[-1].append(group)
-        room -= size
-    return pieces
 
 
 def _collect(
@@ -241,7 +264,7 @@ def _collect(
     items: list[Item] = []
     vectors: list[NDArray[np.float32]] = []
     absent: dict[int, str] = {}
-    while len(group_of):
+    while group_of:
         piece = next(found)
         for row, vector in zip(piece.rows, piece.vectors, strict=True):
             for i in group_of.pop(row):
@@ -253,5 +276,5 @@ def _collect(
 
 
 def _report(progress: Progress | None, done: int, total: int) -> None:
-    if progress is not None:
+    if progress:
         progress(done, total)

@@ -214,9 +214,10 @@ class TextCard(Card):
 
 
 class EmbeddingCard(Card):
-    """The user's own vectors: `root` is a parquet file with sample_id and vector (and item), or a
-    folder of .npz/.npy files: `<sample_id>.npz`, `<sample_id>-<item>.npz`, or the names in `column`
-    of the table."""
+    """The user's own vectors: `root` is a parquet file with sample_id and vector (and item); a .npy
+    matrix whose row i belongs to row i of the table, or to the row that `column` names (NaN: no
+    vector); or a folder of .npz/.npy files: `<sample_id>.npz`, `<sample_id>-<item>.npz`, or the
+    names in `column` of the table."""
 
     kind: Literal["embedding"]
     root: Path

@@ -151,6 +151,12 @@ class EmbeddingStore:
                 f"sample {items[missing[0]].sample_id}); run `adacomed embed`"
             )
         out = np.full((len(items), self.width), np.nan, np.float32)
+        for positions, vectors in self.by_shard(items):
+            out[positions] = vectors
+        return out
+
+    def by_shard(self, items: Sequence[Item]) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """Vectors of items that are all in the store, a shard at a time: positions and vectors."""
         wanted: dict[str, list[int]] = defaultdict(list)
         for i, item in enumerate(items):
             wanted[self._shard_of[item]].append(i)
@@ -159,8 +165,7 @@ class EmbeddingStore:
             row = {item: r for r, item in enumerate(found)}
             if not all(items[i] in row for i in positions):
                 raise InputError(f"{self.folder / INDEX} does not fit {shard}; delete the index")
-            out[positions] = vectors[[row[items[i]] for i in positions]]
-        return out
+            yield positions, vectors[[row[items[i]] for i in positions]]
 
     def forget_absent(self) -> None:
         """Let skipped items be tried again; what they give then counts."""
@@ -283,7 +288,10 @@ def write_durably(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         why = error.strerror or type(error).__name__
-        raise InputError(f"{path}: cannot be written ({why}); what was finished is kept") from None
+        raise InputError(
+            f"{path}: cannot be written ({why}); what was finished is kept: once there is room, "
+            f"run the same command again"
+        ) from None
     if os.name == "posix":  # the rename itself is safe once the folder is synced
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)

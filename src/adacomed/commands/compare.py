@@ -16,12 +16,17 @@ from adacomed.evaluation.other_tasks import other_tables, text_other
 from adacomed.evaluation.survival_tables import at_horizon
 from adacomed.evaluation.tables import text_paired, text_table
 from adacomed.report.report import write_report
+from adacomed.scale.cluster import Engine, check_engine, joined
+from adacomed.scale.grid import run_on_ray
 from adacomed.schema import Predictions, RunFiles
-from adacomed.training.checkpoint import environment, write_json, write_parquet
+from adacomed.tracking.tracker import tracker
+from adacomed.training.checkpoint import environment
 from adacomed.training.flow import data_flow
 from adacomed.training.grid import Grid, run_grid
 from adacomed.training.names import BAYES, check_methods
 from adacomed.training.prepare import Prepared, comparison_folds, describe, prepare
+from adacomed.training.size import mixture_size
+from adacomed.training.writing import write_csv, write_json, write_parquet
 
 PAIRED = "paired.csv"
 
@@ -34,6 +39,10 @@ def compare(
     jobs: int = 0,
     resamples: int = 1000,
     store: Path | None = None,
+    engine: Engine = "local",
+    address: str | None = None,
+    track: bool = False,
+    tracking_uri: str | None = None,
 ) -> None:
     """Train every method on the same folds and compare them, with paired 95 % intervals.
 
@@ -46,18 +55,25 @@ def compare(
         overrides: settings over the file's, such as split.repeats=3 seeds=2.
         out: folder for table.csv, paired.csv, predictions.parquet and report.html.
         methods: comma-separated [default: every method].
-        jobs: processes [default: one per core].
+        jobs: processes [default: one per core, of a cluster every core].
         resamples: bootstrap resamples of the patients behind each interval.
         store: embedding store [default: store/ beside the cohort's YAML].
+        engine: ray computes every cell in a task of a Ray cluster (docs/scale.md).
+        address: of the cluster, auto or HOST:PORT [default: a cluster of this machine's cores].
+        track: log to MLflow, a run for each method (docs/tuning.md).
+        tracking_uri: where to, and --track [default: MLFLOW_TRACKING_URI, else a file beside OUT].
 
     Example:
         adacomed compare experiment.yaml --out runs/cv --methods adacomed,small,forest
+        adacomed compare experiment.yaml --out runs/cv --engine ray --address auto
     """
     if jobs < 0:
         raise InputError(f"--jobs {jobs}: expected the number of processes, or 0: one per core")
     if resamples < 1:
         raise InputError(f"--resamples {resamples}: expected 1 or more")
+    check_engine(engine, address)
     settings = load_experiment(experiment, overrides)
+    tracking = tracker(tracking_uri, out, on_fail=note) if track or tracking_uri else None
     asked = [m.strip() for m in methods.split(",") if m.strip()] or settings.methods
     with embedding_progress() as progress:
         prepared = prepare(settings, store=store, progress=progress, methods=asked or ())
@@ -65,12 +81,19 @@ def compare(
     grid = comparison_grid(settings, prepared, names, out)
     claim_folder(out)
     note(describe(prepared, grid.folds))
-    compute(grid, jobs)
+    if "adacomed" in names:
+        note(mixture_size(settings, len(prepared.inputs.vectors)))
+    compute(grid, jobs, engine=engine, address=address)
     table = write_comparison(grid, resamples=resamples)
     say(f"{prepared.title}\n{text_table(table)}")
     if (out / PAIRED).is_file():
         say(text_paired(pl.read_csv(out / PAIRED)))
     say(f"table: {out / RunFiles.TABLE}\nreport: {out / RunFiles.REPORT}")
+    if tracking is not None:
+        name, data = prepared.cohort.card.name, prepared.inputs.fingerprint()
+        key = tracking.log_comparison(out, cohort=name, task=prepared.task, data=data)
+        if key:
+            note(f"tracked: {tracking.shown} run {key}")
 
 
 def comparison_grid(
@@ -92,10 +115,19 @@ def comparison_grid(
     )
 
 
-def compute(grid: Grid, jobs: int) -> None:
-    """Run what is missing of a grid, with a progress bar."""
+def compute(grid: Grid, jobs: int, *, engine: Engine = "local", address: str | None = None) -> None:
+    """Run what is missing of a grid, with a progress bar.
+
+    Args:
+        jobs: processes; 0: one per core.
+        engine, address: where they run.
+    """
     grid.out.mkdir(parents=True, exist_ok=True)
     with grid_progress(len(grid.cells())) as progress:
+        if engine == "ray":
+            with joined(address, cpus=jobs or None):
+                run_on_ray(grid, jobs=jobs, on_done=progress.done)
+            return
         run_grid(
             grid,
             jobs=jobs or os.cpu_count() or 1,
@@ -125,13 +157,13 @@ def write_comparison(
         write_json(grid.out / RunFiles.FLOW, grid.flow)
     title = grid.card.title or grid.card.name
     titled = table.with_columns(pl.lit(title).alias("cohort"))  # "Simulated …" travels with it
-    titled.write_csv(grid.out / RunFiles.TABLE)
+    write_csv(titled, grid.out / RunFiles.TABLE)
     differences = None
     rivals = [method for method in grid.methods if method != BAYES]  # nobody can beat it
     if len(rivals) > 1:
         found = at_horizon(predictions.filter(pl.col(Predictions.METHOD).is_in(rivals)))
         differences = paired_headlines(found, reference=_reference(rivals), n=resamples)
-        differences.write_csv(grid.out / PAIRED)
+        write_csv(differences, grid.out / PAIRED)
     else:
         (grid.out / PAIRED).unlink(missing_ok=True)  # of an earlier comparison
     reference = _reference(rivals) if rivals else None  # bayes alone has none

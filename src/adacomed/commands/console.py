@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -123,6 +124,12 @@ def claim_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"cannot write into the folder {folder} ({error.strerror})") from None
+
+
+def hush() -> None:
+    """Say nothing more but errors: another process of the same command speaks."""
+    err.quiet = True
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
 
 
 def note(text: str) -> None:

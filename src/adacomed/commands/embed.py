@@ -6,18 +6,25 @@ import json as jsonlib
 import os
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from adacomed.cohort.cohort import Cohort, load_cohort
 from adacomed.commands.console import claim_folder, embedding_progress, note
-from adacomed.embed import STORE, Embedded, fill_store
+from adacomed.embed import STORE, Embedded, fill_store, fill_with
 from adacomed.encoders.base import Encoder, Staged, fingerprint
 from adacomed.encoders.choice import choose_encoder, embeddable, load_for, remember_encoder
 from adacomed.errors import InputError, nearest
 from adacomed.readers.tissue import save_overview
+from adacomed.scale.cluster import Engine, check_engine, joined
+from adacomed.scale.embedding import RayEncoder, open_encoder
 
 SHOWN = 5  # skipped items named one by one
+
+Open = Callable[[str, str], Encoder]  # (modality, its encoder's spec)
 
 
 def embed(
@@ -30,6 +37,8 @@ def embed(
     on_error: Literal["fail", "skip"] = "fail",
     retry: bool = False,
     overviews: Path | None = None,
+    engine: Engine = "local",
+    address: str | None = None,
     json: bool = False,
 ) -> None:
     """Turn a cohort's images, volumes, slides, series, texts and prompted tables into vectors.
@@ -39,6 +48,7 @@ def embed(
 
     Example:
         adacomed embed cohort.yaml --encoder xray=dinov2-small --encoder note=minilm
+        adacomed embed cohort.yaml --engine ray --address auto
 
     Args:
         cohort: the cohort's folder or YAML.
@@ -47,10 +57,13 @@ def embed(
         encoder: MODALITY=ENCODER instead of the card's (`adacomed encoders` lists them); for other
             weights of its kind MODALITY=ENCODER:FOLDER_OR_HUB_ID; one without MODALITY= is for all.
         device: cpu, cuda, cuda:1, mps [default: cuda where there is one].
-        workers: processes that read files ahead of the encoder [default: one less than cores, ≤ 8].
+        workers: processes that read files ahead of the encoder [default: one less than cores, ≤ 8];
+            with --engine ray, processes that embed [default: one per GPU, else one per core].
         on_error: skip records an item that cannot be read as absent, with the reason.
         retry: try again what was skipped before.
         overviews: folder for a PNG of every slide with the patches that were kept drawn on it.
+        engine: ray embeds in the workers of a Ray cluster (docs/scale.md); the store is the same.
+        address: of the cluster, auto or HOST:PORT [default: a cluster of this machine's cores].
         json: one JSON object per modality instead of sentences.
     """
     data = load_cohort(cohort, labels=False)
@@ -62,20 +75,23 @@ def embed(
         )
     root = out or data.root / STORE
     specs = _specs(data, wanted, encoder or [], root)
+    if overviews is not None and engine == "ray":
+        raise InputError("--overviews: drawn here; ask for them afterwards, without --engine ray")
     claim_folder(root)
     ahead = min(max((os.cpu_count() or 2) - 1, 1), 8) if workers is None else workers
     loaded: dict[tuple[str, str], Encoder] = {}
-    for name, spec in specs.items():
-        key = (spec, data.card.modalities[name].kind if ":" in spec else "")
-        if key not in loaded:
-            loaded[key] = load_for(data, name, spec, device)
-        done = _embed_one(data, name, loaded[key], root, ahead, on_error == "skip", retry)
-        remember_encoder(root, name, spec, loaded[key])
-        row = _row(data, name, loaded[key], root, done)
-        print(jsonlib.dumps(row) if json else _sentence(row), flush=True)
-        _name_absent(done)
-        if overviews is not None and data.card.modalities[name].kind == "slide":
-            _draw_overviews(done, loaded[key], overviews / name)
+    with _opener(data, root, engine, address, device, workers) as load:
+        for name, spec in specs.items():
+            key = (spec, data.card.modalities[name].kind if ":" in spec else "")
+            if key not in loaded:
+                loaded[key] = load(name, spec)
+            done = _embed_one(data, name, loaded[key], root, ahead, on_error == "skip", retry)
+            remember_encoder(root, name, spec, loaded[key])
+            row = _row(data, name, loaded[key], root, done)
+            print(jsonlib.dumps(row) if json else _sentence(row), flush=True)
+            _name_absent(done)
+            if overviews is not None and data.card.modalities[name].kind == "slide":
+                _draw_overviews(done, loaded[key], overviews / name)
 
 
 def encoder_words(words: list[str]) -> dict[str, str]:
@@ -106,6 +122,26 @@ def _specs(cohort: Cohort, wanted: list[str], words: list[str], root: Path) -> d
     }
 
 
+@contextmanager
+def _opener(
+    cohort: Cohort,
+    root: Path,
+    engine: Engine,
+    address: str | None,
+    device: str | None,
+    workers: int | None,
+) -> Iterator[Open]:
+    """What opens encoders: here, or in the workers of a cluster that is joined meanwhile."""
+    if engine == "local":
+        check_engine(engine, address)
+        yield lambda modality, spec: load_for(cohort, modality, spec, device)
+        return
+    with joined(address) as devices:
+        yield partial(
+            open_encoder, cohort, root=root, devices=devices, device=device, workers=workers
+        )
+
+
 def _embed_one(
     cohort: Cohort,
     modality: str,
@@ -115,16 +151,18 @@ def _embed_one(
     skip: bool,
     retry: bool,
 ) -> Embedded:
+    fill: Callable[..., Embedded] = partial(fill_store, workers=workers)
+    if isinstance(encoder, RayEncoder):
+        fill = partial(fill_with, encoder.pieces)
     with embedding_progress() as update:
-        return fill_store(
+        return fill(
             cohort,
             modality,
-            encoder,
+            encoder.card if isinstance(encoder, RayEncoder) else encoder,
             root,
             lambda done, total: update(f"{modality} · {encoder.card.name}", done, total),
             skip_broken=skip,
             retry=retry,
-            workers=workers,
             on_wait=note,
         )
 

@@ -1,0 +1,1 @@
+"""Finished runs in MLflow, local unless the user says otherwise."""
