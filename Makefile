@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON); set PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[encoders,paper,explain,serve,onnx,mimic,meds,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[encoders,paper,explain,serve,onnx,mimic,meds,scale,track,search,dev]'
 	touch $@
 
 demo: setup

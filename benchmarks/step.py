@@ -1,10 +1,15 @@
-"""One training step of AdaCoMed against what the machine's matrix products and copies allow.
+"""One training step of AdaCoMed against a plain loop over its experts, and the machine's own bound.
 
     python benchmarks/step.py                                  # this machine's processor
-    python benchmarks/step.py --device cuda --batch 4096 --widths 1536,5120,1024
+    python benchmarks/step.py --device cuda --batch 4096 --only M=3
 
-Needs torch and this package's models alone, so that it runs where nothing else is installed. The
-weights and the patients are random: only time is measured.
+Per setting and precision, medians of several alternating rounds in one process: samples per second
+of ours; of the same model with its experts and projections in a Python loop and Adam as it comes;
+their ratio; and the bound, which is the larger of the step's matrix products at the machine's rate
+for one large product and its optimiser's traffic at the machine's copy rate.
+
+Needs torch and this package's models and loop alone. The weights and the patients are random: only
+time is measured.
 """
 
 from __future__ import annotations
@@ -13,137 +18,212 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from adacomed.models.adacomed import AdaCoMed
 from adacomed.models.batch import Batch
+from adacomed.models.mome import Experts, Projections, mlp, modality_subsets
 from adacomed.models.presets import PRESETS, build_adacomed
 from adacomed.models.small.shallow import ShallowSmall
-from adacomed.training.fit import Recipe, _optimizer, _train_epoch
+from adacomed.training.engine import Engine
+from adacomed.training.fit import Recipe, start, train_epoch
 from adacomed.training.objective import Objective
 
-ROUNDS = 5  # the median of these is printed
+
+@dataclass(frozen=True)
+class Setting:
+    """Widths of issue 9's three models."""
+
+    widths: tuple[int, ...]
+    H: int
+    d: int
+    small_width: int
+
+
+SETTINGS = {
+    "M=2": Setting((1536, 5120), 512, 1024, 2048),
+    "M=3": Setting((1536, 5120, 1024), 512, 1024, 2048),
+    "M=8": Setting((1024,) * 8, 128, 1024, 2048),
+}
+
+
+class LoopedExperts(nn.Module):
+    """The experts of Eq. 2 as a list of MLPs."""
+
+    def __init__(self, H: int, M: int, *, dropout: float) -> None:
+        super().__init__()
+        self.subsets = modality_subsets(M)
+        self.experts = nn.ModuleList(
+            mlp(len(subset) * H, H, hidden=H, dropout=dropout) for subset in self.subsets
+        )
+
+    def mixture(self, h: Tensor, weights: Tensor) -> Tensor:
+        """h (B, M, H), weights (B, C) → (B, H)."""
+        outputs = [
+            expert(torch.cat([h[:, m] for m in subset], dim=-1))
+            for subset, expert in zip(self.subsets, self.experts, strict=True)
+        ]
+        return (weights[..., None] * torch.stack(outputs, dim=1)).sum(dim=1)
+
+
+class LoopedProjections(nn.Module):
+    """Proj_m of Eq. 1 as a list of MLPs."""
+
+    def __init__(self, widths: Mapping[str, int], H: int, *, dropout: float) -> None:
+        super().__init__()
+        self.each = nn.ModuleDict(
+            {m: mlp(D, H, hidden=H, dropout=dropout) for m, D in widths.items()}
+        )
+
+    def forward(self, embeddings: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """Tokens (B, M, H), zero where absent."""
+        tokens = []
+        for i, (m, projection) in enumerate(self.each.items()):
+            here = present[:, i, None]
+            token = projection(torch.where(here, embeddings[m], 0.0))
+            tokens.append(torch.where(here, token, 0.0))
+        return torch.stack(tokens, dim=1)
 
 
 def main() -> None:
-    """Print samples per second in every precision, and the share of the machine's own bound."""
+    """Print a table per setting."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--widths", default="1536,5120", help="D_m of the modalities")
-    parser.add_argument("--H", type=int, default=512)
-    parser.add_argument("--d", type=int, default=1024)
-    parser.add_argument("--small-width", type=int, default=2048)
+    parser.add_argument("--only", choices=SETTINGS, action="append")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--compile", action="store_true", help="also through torch.compile")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="ours also through torch.compile")
     args = parser.parse_args()
     device = torch.device(args.device)
-    widths = {f"m{i}": int(D) for i, D in enumerate(args.widths.split(","))}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if gpu else platform.processor()
     threads = torch.get_num_threads()
     print(f"{name or platform.machine()}, torch {torch.__version__}, {threads} threads")
-    train = patients(widths, args.batch * 4, device)
-    print(
-        f"M = {len(widths)} ({args.widths}), H = {args.H}, batch {args.batch}, median of {ROUNDS}"
-    )
-    columns = ("samples/s", "ms/step", "TFLOP/s", "of GEMM", "of bound")
-    print(f"{'step':24}" + "".join(f"{column:>13}" for column in columns))
-    for kind in ("float32", "tf32", "bfloat16") if device.type == "cuda" else ("float32",):
-        with precision(kind, device) as autocast:
-            gemm = gemm_rate(kind, device)
+    columns = ("samples/s", "looped", "ratio", "TFLOP/s", "of GEMM", "of bound")
+    print(f"{f'batch {args.batch}':24}" + "".join(f"{column:>11}" for column in columns))
+    for label in args.only or SETTINGS:
+        for kind in ("float32", "tf32", "bfloat16") if gpu else ("float32",):
             for compiled in (False, True) if args.compile else (False,):
-                model = build(widths, args.H, args.d, args.small_width).to(device)
-                seconds, flops, moved = measure(
-                    model, train, args.batch, args.steps, autocast, compiled=compiled
-                )
-                bound = max(flops / gemm, moved / copy_rate(device))
-                label = kind + (", compiled" if compiled else "")
-                print(
-                    f"{label:24}{args.batch / seconds:13,.0f}{seconds * 1e3:13.2f}"
-                    f"{flops / seconds / 1e12:13.2f}{flops / seconds / gemm:13.1%}"
-                    f"{bound / seconds:13.1%}"
-                )
+                row(label, kind, device, args, compiled)
 
 
-def build(widths: dict[str, int], H: int, d: int, small_width: int) -> nn.Module:
+def row(
+    label: str, kind: str, device: torch.device, args: argparse.Namespace, compiled: bool
+) -> None:
+    """Measure one setting in one precision and print it."""
+    torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+    engine, setting = Engine(device, dtype, compiled), SETTINGS[label]
+    patients = random_patients(setting, args.batch * 2, device)
+    ours = Step(build(setting), patients, args.batch, engine)
+    looped = Step(loop(build(setting), setting), patients, args.batch, Engine(device, dtype))
+    looped.optimizer = torch.optim.Adam(looped.parameters, lr=1e-3)
+    gemm, copy = gemm_rate(kind, device), copy_rate(device)
+    flops = ours.flops()
+    # Adam reads weight, gradient and both moments and writes weight and moments: 7 × 4 bytes
+    bound = max(flops / gemm, 28.0 * sum(p.numel() for p in ours.parameters) / copy)
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(args.rounds):
+        for step, found in zip((ours, looped), times, strict=True):
+            found.append(step.seconds(args.seconds))
+    mine, plain = map(statistics.median, times)
+    title = f"{label} {kind}{', compiled' if compiled else ''}"
+    print(
+        f"{title:24}{args.batch / mine:11,.0f}{args.batch / plain:11,.0f}{plain / mine:11.2f}"
+        f"{flops / mine / 1e12:11.3f}{flops / mine / gemm:11.1%}{bound / mine:11.1%}",
+        flush=True,
+    )
+
+
+class Step:
+    """A model, its optimiser and its patients, ready to take steps."""
+
+    def __init__(self, model: AdaCoMed, patients: Batch, size: int, engine: Engine) -> None:
+        self.model, self.size, self.engine = model.to(engine.device), size, engine
+        self.patients = model.remember(patients)
+        assert model.bank is not None
+        assert self.patients.e_small is not None
+        assert self.patients.index is not None
+        model.bank.fill(self.patients.e_small[:256], self.patients.index[:256])
+        loop = start(model, Recipe(lr=1e-3, optimizer="adamw"), 0)
+        self.optimizer, self.called = loop.optimizer, engine.ready(model, loop.optimizer)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.parts = list(torch.split(torch.arange(len(patients)), size))
+        self.run(3)
+
+    def run(self, steps: int) -> None:
+        """Take so many steps."""
+        parts = [self.parts[i % len(self.parts)] for i in range(steps)]
+        train_epoch(
+            self.called, self.patients, parts, Objective(beta=1.0), self.optimizer, self.engine
+        )
+
+    def flops(self) -> float:
+        """Floating-point operations of one step's matrix products."""
+        with FlopCounterMode(display=False) as counter:
+            train_epoch(
+                self.model, self.patients, self.parts[:1], Objective(beta=1.0), self.optimizer,
+                replace(self.engine, compiled=False),
+            )  # fmt: skip
+        return float(counter.get_total_flops())
+
+    def seconds(self, wanted: float) -> float:
+        """Seconds per step, over about `wanted` seconds."""
+        one = self._timed(2)
+        return self._timed(max(2, round(wanted / one)))
+
+    def _timed(self, steps: int) -> float:
+        wait(self.engine.device)
+        started = time.perf_counter()
+        self.run(steps)
+        wait(self.engine.device)
+        return (time.perf_counter() - started) / steps
+
+
+def build(setting: Setting) -> AdaCoMed:
     """AdaCoMed of the default preset at these widths, around a small model of random weights."""
     torch.manual_seed(0)
-    small = ShallowSmall({"clinical": 20}, width=small_width, classes=2, dropout=0.3)
-    preset = replace(PRESETS["default"], H=H, d=d)
-    return build_adacomed(preset, widths, small, strategy="gaussian")
+    widths = {f"m{i}": D for i, D in enumerate(setting.widths)}
+    small = ShallowSmall({"clinical": 20}, width=setting.small_width, classes=2, dropout=0.3)
+    preset = replace(PRESETS["default"], H=setting.H, d=setting.d)
+    return build_adacomed(preset, widths, small, strategy="ensemble")
 
 
-def patients(widths: dict[str, int], n: int, device: torch.device) -> Batch:
+def loop(model: AdaCoMed, setting: Setting) -> AdaCoMed:
+    """The same model with loops over modalities and experts."""
+    mome, p = model.mome, PRESETS["default"].dropout
+    assert isinstance(mome.projections, Projections)
+    assert isinstance(mome.experts, Experts)
+    widths = {f"m{i}": D for i, D in enumerate(setting.widths)}
+    mome.projections = LoopedProjections(widths, setting.H, dropout=p)  # type: ignore[assignment]
+    mome.experts = LoopedExperts(setting.H, len(widths), dropout=p)  # type: ignore[assignment]
+    return model
+
+
+def random_patients(setting: Setting, n: int, device: torch.device) -> Batch:
     """n random patients, a fifth of whose modalities are absent."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    present = torch.rand(n, len(widths), generator=generator) > 0.2
+    M = len(setting.widths)
+    present = torch.rand(n, M, generator=generator) > 0.2
     present[:, 0] = True
     batch = Batch(
-        embeddings={m: random(n, D) for m, D in widths.items()},
+        embeddings={f"m{i}": random(n, D) for i, D in enumerate(setting.widths)},
         present=present,
         small={"clinical": random(n, 20)},
         target=torch.randint(0, 2, (n,), generator=generator),
         index=torch.arange(n),
     )
     return batch.to(device)
-
-
-def measure(
-    model: nn.Module,
-    train: Batch,
-    size: int,
-    steps: int,
-    autocast: Callable[[], object],
-    *,
-    compiled: bool,
-) -> tuple[float, float, float]:
-    """Seconds per step (median), FLOP per step, bytes that its optimiser moves."""
-    train = model.remember(train)  # type: ignore[operator]
-    model.bank.fill(train.e_small[:256], train.index[:256])  # type: ignore[union-attr,index]
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _optimizer(Recipe(), parameters)
-    step = torch.compile(model) if compiled else model
-    order = torch.arange(len(train), device=train.present.device)
-    parts = list(torch.split(order, size))[: max(1, len(train) // size)]
-
-    def run(n: int) -> None:
-        with autocast():  # type: ignore[attr-defined]
-            _train_epoch(
-                step, train, Objective(), optimizer, [parts[i % len(parts)] for i in range(n)], None
-            )
-
-    run(3)
-    with FlopCounterMode(display=False) as counter, autocast():  # type: ignore[attr-defined]
-        _train_epoch(model, train, Objective(), optimizer, parts[:1], None)
-    times = []
-    for _ in range(ROUNDS):
-        wait(train.present.device)
-        started = time.perf_counter()
-        run(steps)
-        wait(train.present.device)
-        times.append((time.perf_counter() - started) / steps)
-    # Adam reads weight, gradient and both moments and writes weight and moments: 7 × 4 bytes
-    moved = 28.0 * sum(p.numel() for p in parameters)
-    return statistics.median(times), float(counter.get_total_flops()), moved
-
-
-@contextmanager
-def precision(kind: str, device: torch.device) -> Iterator[Callable[[], object]]:
-    """What a step runs under."""
-    torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
-    if kind == "bfloat16":
-        yield lambda: torch.autocast(device.type, torch.bfloat16)
-    else:
-        yield nullcontext
 
 
 def gemm_rate(kind: str, device: torch.device) -> float:
@@ -161,16 +241,16 @@ def copy_rate(device: torch.device) -> float:
     return 2 * x.numel() * 4 / best(lambda: y.copy_(x), device)
 
 
-def best(work: Callable[[], object], device: torch.device) -> float:
+def best(work: Callable[[], object], device: torch.device, rounds: int = 7) -> float:
     """Seconds of the quickest of some repetitions."""
     times = []
-    for _ in range(2 + ROUNDS):
+    for _ in range(rounds):
         wait(device)
         started = time.perf_counter()
         work()
         wait(device)
         times.append(time.perf_counter() - started)
-    return min(times[2:])
+    return min(times)
 
 
 def wait(device: torch.device) -> None:
