@@ -172,11 +172,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", default=list(parts), choices=list(parts))
+    parser.add_argument("parts", nargs="*", choices=list(parts), help="[default: all]")
     parser.add_argument("--rounds", type=int, default=3, help="repeats; the median counts")
     asked = parser.parse_args()
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for name in asked.parts:
+    for name in asked.parts or parts:
         parts[name](asked.rounds)
 
 

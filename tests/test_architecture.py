@@ -27,7 +27,7 @@ LEVELS = [
 ]
 CORE = {"torch", "safetensors", "numpy", "scipy", "sklearn", "polars", "pydantic", "yaml"}
 CORE |= {"typer", "rich", "jinja2", "markupsafe", "plotly", "adacomed", "huggingface_hub"}
-CORE |= {"filelock", "packaging"}
+CORE |= {"filelock", "packaging", "threadpoolctl"}
 
 
 def part(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -45,6 +46,15 @@ def trained(experiment: Path, out: Path, *words: str) -> str:
     return log.read_text()
 
 
+def kept(folder: Path) -> set[tuple[str, int]]:
+    """Name and version of each fit that a stopped training has left."""
+    found = set()
+    for path in folder.glob(".out.unfinished/*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
+
+
 @pytest.mark.parametrize("regime", ["cv", "holdout"])
 def test_killed_at_three_moments(experiment: Path, tmp_path: Path, regime: str) -> None:
     words = [f"training.validation={regime}", "training.epochs=15"]
@@ -52,18 +62,20 @@ def test_killed_at_three_moments(experiment: Path, tmp_path: Path, regime: str) 
     started = time.monotonic()
     trained(experiment, whole, *words)
     took = time.monotonic() - started
-    draws, killed, kept = random.Random(regime), 0, []
+    draws, killed, known = random.Random(regime), 0, set[tuple[str, int]]()
     for _ in range(3):
         all_words = ["train", str(experiment), *WORDS, *words, "--out", str(out), "--resume"]
         child = forked(adacomed, *all_words, log=log)
-        child.join(took * draws.uniform(0.3, 0.8))
+        while child.exitcode is None and kept(tmp_path) <= known:
+            time.sleep(0.005)  # each goes further than the one before
+        child.join(took * draws.uniform(0, 0.2))
         if child.exitcode is None and child.pid is not None:
             os.kill(child.pid, signal.SIGKILL)
         killed += ended(child, log) == -signal.SIGKILL
-        kept.append(len(list(tmp_path.glob(".out.unfinished/*.safetensors"))))
+        known |= kept(tmp_path)
     trained(experiment, out, *words, "--resume")
     assert killed, "the machine was too fast for every kill"
-    assert any(kept), "nothing had been kept when it was killed"
+    assert known, "nothing had been kept when it was killed"
     assert same(whole, out)
     assert {p.name for p in tmp_path.iterdir()} == {"whole", "out", "log", "whole.log", "out.log"}
 

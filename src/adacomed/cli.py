@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # What a path of the user's can be, without our doing, when a command comes to read or write it.
 _ENVIRONMENT = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+_STOPPED = "stopped; what was finished is kept"  # on Ctrl-C; a command may raise a better one
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; what was finished is kept", file=sys.stderr)
+        print(_STOPPED, file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `adacomed … | head` closed our output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -151,7 +152,11 @@ def _with_options(function: Callable[..., Any], helps: dict[str, str]) -> Callab
         )
 
     def run(**values: Any) -> None:
-        function(**values)
+        try:
+            function(**values)
+        except KeyboardInterrupt as stop:  # Typer would end without a word
+            print(stop.args[0] if stop.args else _STOPPED, file=sys.stderr)
+            raise typer.Exit(130) from None
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -102,6 +102,7 @@ def test_an_interrupted_comparison_leaves_no_process(tmp_path: Path, cli) -> Non
     child.send_signal(signal.SIGINT)
     said = child.communicate(timeout=120)[1]
     assert child.returncode == 130, said
+    assert said.splitlines()[-1] == "stopped; what was finished is kept"
     assert "Traceback" not in said
     assert below
     assert not psutil.wait_procs(below, 60)[1]

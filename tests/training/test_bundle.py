@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import time
 import zipfile
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 import yaml
 
+from adacomed import __version__
 from adacomed.errors import InputError
 from adacomed.inference import forward
 from adacomed.schema import RunFiles
@@ -160,7 +162,7 @@ def newer(entries):
         (lambda e: e.update({"../evil.sh": b"x"}), "'../evil.sh' is no file of a bundle"),
         (lambda e: e.update({"/etc/passwd": b"x"}), "no file of a bundle"),
         (lambda e: e.update({"sub/config.yaml": b"x"}), "no file of a bundle"),
-        (newer, r"made by a newer adacomed \(0\.1\.0\)"),
+        (newer, rf"made by a newer adacomed \({re.escape(__version__)}\)"),
         (lambda e: e.update({RunFiles.CHECKSUMS: b"{"}), "not a whole .adacomed bundle"),
         (lambda e: e.update({RunFiles.CHECKSUMS: b"[]"}), "not a whole .adacomed bundle"),
         (

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
+from threadpoolctl import threadpool_info
 
 from adacomed.cohort.split import Fold
 from adacomed.inference import forward, probabilities
 from adacomed.schema import Predictions
 from adacomed.training.checkpoint import load_run
-from adacomed.training.grid import Cell, Grid, _groups, _run_group, run_grid
+from adacomed.training.grid import Cell, Grid, _groups, _run_group, _start_worker, run_grid
 from adacomed.training.methods import Problem, run_method
 
 from .conftest import make_experiment, make_inputs
@@ -130,3 +135,18 @@ def test_other_settings_are_other_cells(tmp_path: Path) -> None:
     )
     assert len({a.store, b.store, c.store}) == 3
     assert grid(tmp_path, VARIANTS).store == a.store  # methods may be added later
+
+
+def _threads() -> list[int]:
+    _start_worker(None, None, os.getppid())
+    x = np.random.default_rng(0).normal(size=(400, 400))
+    scipy.linalg.svd(x @ x)  # whatever is loaded only now
+    return [torch.get_num_threads(), *(i["num_threads"] for i in threadpool_info())]
+
+
+def test_a_worker_computes_on_one_core() -> None:
+    """Each of its libraries: two OpenBLAS that take every core wait for each other."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        threads = pool.submit(_threads).result()
+    assert len(threads) > 2
+    assert set(threads) == {1}

@@ -124,8 +124,9 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        note("stopped; what was finished is kept: the same command with --resume goes on")
-        raise
+        raise KeyboardInterrupt(
+            "stopped; what was finished is kept: the same command with --resume goes on"
+        ) from None
     except FullDiskError as error:
         raise InputError(f"{error} with --resume") from None
 

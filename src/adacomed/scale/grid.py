@@ -12,12 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from adacomed.errors import InputError
 from adacomed.scale.cluster import DEATHS, losses
 from adacomed.store import write_durably
 from adacomed.training.checkpoint import written_whole
+from adacomed.training.engine import one_core
 from adacomed.training.grid import Cell, Grid
 from adacomed.training.methods import Trainers
 
@@ -113,7 +112,7 @@ def _compute(held: list[Any], cell: Cell) -> Files | str:
     import ray
 
     global _here
-    torch.set_num_threads(1)  # small matrices: processes scale, threads do not
+    one_core()
     if _here is None or _here.held != held[0]:
         _here = _Here(ray.get(held[0]), held[0], _shared(cell), Trainers())
     elif _here.shared != _shared(cell):

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from adacomed.errors import InputError
 from adacomed.search import validation
@@ -34,6 +33,7 @@ from adacomed.search.study import (
     finished,
     worth_it,
 )
+from adacomed.training.engine import one_core
 from adacomed.training.selection import Tick
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _start_worker(search: Search) -> None:
     import optuna
 
     global _worker
-    torch.set_num_threads(1)
+    one_core()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.load_study(study_name=NAME, storage=connect(search.out / FILE))
     _worker = (search, study)

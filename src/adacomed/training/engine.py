@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -10,6 +11,7 @@ from itertools import islice
 from typing import Literal, Protocol
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from adacomed.errors import InputError
@@ -20,6 +22,16 @@ Precision = Literal["auto", "float32", "bfloat16"]
 CPU = torch.device("cpu")
 AHEAD = 3  # batches that are read while one is trained on
 MANY = 2000  # training patients: below, a step is so small that a card only waits for launches
+
+
+def one_core() -> None:
+    """From here this process computes on one core, whatever library does: processes scale, threads
+    do not. Two processes whose OpenBLAS each takes every core wait for each other most of the time.
+    """
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ[f"{library}_NUM_THREADS"] = "1"  # of what is loaded later
+    threadpool_limits(1)
+    torch.set_num_threads(1)
 
 
 class Patients(Protocol):

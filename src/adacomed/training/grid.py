@@ -12,18 +12,19 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import polars as pl
-import torch
 
 from adacomed import __version__
 from adacomed.cohort.split import Fold
 from adacomed.config import Experiment
 from adacomed.schema import CohortCard
 from adacomed.training.checkpoint import write_json, write_parquet, written_whole
+from adacomed.training.engine import one_core
 from adacomed.training.loader import Inputs
 from adacomed.training.methods import Problem, Result, Trainers, run_method
 from adacomed.training.names import family, variant
@@ -78,7 +79,7 @@ class Grid:
         seeds = range(self.experiment.seed, self.experiment.seed + self.experiment.seeds)
         return [Cell(m, f, s) for m in self.methods for f in self.folds for s in seeds]
 
-    @property
+    @cached_property
     def store(self) -> Path:
         """Where cells are kept: a folder named by everything that could change a number."""
         settings = self.experiment.model_dump(mode="json", exclude={"cohort", "methods", "seeds"})
@@ -251,7 +252,7 @@ _worker: tuple[Grid, Any] | None = None
 
 def _start_worker(grid: Grid, news: Any, parent: int) -> None:
     global _worker
-    torch.set_num_threads(1)  # small matrices: processes scale, threads do not
+    one_core()
     _worker = (grid, news)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
 
