@@ -89,10 +89,15 @@ def test_two_processes_give_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_groups_may_be_computed_apart_in_any_order(tmp_path: Path) -> None:
-    """Many folds: a process has a fold. Which processes compute what is of no account."""
-    one, two = (grid(tmp_path / name, METHODS[1:4], folds=4) for name in ("one", "two"))
+    """Many folds: a process has a fold, and at the end a family of methods.
+
+    Which processes compute what is of no account.
+    """
+    one, two = (grid(tmp_path / name, METHODS, folds=5) for name in ("one", "two"))
     groups = _groups(two, two.cells(), 2)
-    assert list(map(len, groups)) == [3] * 4
+    assert list(map(len, groups)) == [5, 5, 4, 4, 4, 1, 1, 1]
+    assert sorted(c.name for group in groups for c in group) == sorted(c.name for c in two.cells())
+    assert list(map(len, _groups(two, two.cells(), 1))) == [5] * 5
     assert list(map(len, _groups(two, two.cells()[:3], 2))) == [1] * 3
     computed(one)
     for group in groups[::-1]:

@@ -32,6 +32,7 @@ from adacomed.training.run_folder import grouped, write_run
 
 CELLS = "cells"
 STRESS = ".stress.parquet"
+LONG = ("boosting-all", "adacomed", "forest-all")  # take longest where vectors are wide
 LONGEST_NAME = 150  # of a method in a file's name; a variant's can be longer
 
 
@@ -177,18 +178,27 @@ def run_grid(
 
 
 def _groups(grid: Grid, cells: list[Cell], jobs: int) -> list[list[Cell]]:
-    """Cells that one process computes: a fold's, or its families' where folds are few.
+    """Cells that one process computes, in the order in which they should begin.
 
-    The methods of a fold share what they train (the small model, the parts of an average).
+    The methods of a fold share what they train, those of a family most of it (the small model, the
+    parts of an average). Whole folds come first; the last ones are handed out by families, the long
+    ones first, so that no process is left with a fold of its own when the others have nothing.
     """
     folds: dict[tuple[object, ...], list[Cell]] = {}
-    families: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
-        fold = (cell.fold.repeat, cell.fold.fold, cell.seed)
-        folds.setdefault(fold, []).append(cell)
-        families.setdefault((*fold, family(cell.method, grid.experiment)), []).append(cell)
-    enough = jobs <= 1 or len(folds) >= 2 * jobs
-    return list((folds if enough else families).values())
+        folds.setdefault((cell.fold.repeat, cell.fold.fold, cell.seed), []).append(cell)
+    fair = len(folds) if jobs <= 1 else max(0, len(folds) // jobs - 1) * jobs
+    whole, rest = list(folds.values())[:fair], list(folds.values())[fair:]
+    families: dict[tuple[object, ...], list[Cell]] = {}
+    for number, fold in enumerate(rest):
+        for cell in fold:
+            families.setdefault((number, family(cell.method, grid.experiment)), []).append(cell)
+    return whole + sorted(families.values(), key=lambda group: _rank(group, grid.experiment))
+
+
+def _rank(group: list[Cell], experiment: Experiment) -> int:
+    names = [variant(cell.method, experiment)[0] for cell in group]
+    return min((LONG.index(name) for name in names if name in LONG), default=len(LONG))
 
 
 def _run_group(
