@@ -33,7 +33,7 @@ def test_vectorised_experts_equal_a_loop_over_experts():
         size = experts.sizes.index(len(subset))
         n = [s for s in subsets if len(s) == len(subset)].index(subset)
         seen = torch.cat([h[:, m] for m in subset], dim=1)
-        hidden = F.gelu(seen @ experts.w1[size][n] + experts.b1[size][n])
+        hidden = F.gelu(seen @ experts.w1[size][n].T + experts.b1[size][n])
         assert torch.allclose(
             out[:, i], hidden @ experts.w2[size][n] + experts.b2[size][n], atol=1e-5
         )

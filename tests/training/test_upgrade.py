@@ -1,9 +1,9 @@
-"""A run of format 2 predicts what it predicted: its projections, layer by layer."""
+"""A run of format 2 predicts what it predicted: its projections and experts, layer by layer."""
 
 import torch
 from torch import nn
 
-from adacomed.models.mome import Projections, mlp
+from adacomed.models.mome import Experts, Projections, mlp
 from adacomed.training.upgrade import upgraded
 
 
@@ -27,6 +27,17 @@ def test_old_linear_projections():
     old = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 4))
     found = upgraded({f"mome.projections.0.{k}": v for k, v in old.state_dict().items()}, 2)
     assert found.keys() == {"mome.projections.first.0.weight", "mome.projections.first.0.bias"}
+
+
+def test_old_experts_first_layers_are_turned():
+    new = Experts(4, [(0,), (1,), (0, 1)], dropout=0.0)
+    old = {f"mome.experts.{name}": x for name, x in new.state_dict().items()}
+    old |= {name: x.mT for name, x in old.items() if ".w1." in name}
+    found = upgraded(old, 2)
+    assert found.keys() == old.keys()
+    for name, x in new.state_dict().items():
+        assert found[f"mome.experts.{name}"].equal(x)
+        assert found[f"mome.experts.{name}"].is_contiguous()
 
 
 def test_todays_weights_stay_as_they_are():

@@ -145,6 +145,9 @@ class Router(nn.Module):
 class Experts(nn.Module):
     """Expert_i of Eq. 2, each a two-layer MLP over the tokens it sees, one product per size.
 
+    Inside, patients are the last axis: what an expert sees is then a block of memory, and so are
+    the stacked hidden units that the second layer reads.
+
     Args:
         views: tokens that expert i sees; its subset (default), or all of them (`paper`).
     """
@@ -157,7 +160,7 @@ class Experts(nn.Module):
         self.sizes = sorted({len(v) for v in views})
         self.w1, self.b1 = nn.ParameterList(), nn.ParameterList()
         self.w2, self.b2 = nn.ParameterList(), nn.ParameterList()
-        self.dropout = Dropout(dropout, rows=1)
+        self.dropout = Dropout(dropout, rows=2)
         order: list[int] = []
         for size in self.sizes:
             group = [i for i, v in enumerate(views) if len(v) == size]
@@ -165,7 +168,7 @@ class Experts(nn.Module):
             n = len(group)
             tokens = torch.tensor([views[i] for i in group])  # (n, size)
             self.register_buffer(f"tokens_{size}", tokens.flatten(), persistent=False)
-            self.w1.append(_uniform(n, size * H, H, fan_in=size * H))
+            self.w1.append(_uniform(n, H, size * H, fan_in=size * H))
             self.b1.append(_uniform(n, H, fan_in=size * H))
             self.w2.append(_uniform(n, H, H, fan_in=H))
             self.b2.append(_uniform(n, H, fan_in=H))
@@ -175,7 +178,7 @@ class Experts(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """h (B, M, H) → every expert's output (B, C, H)."""
         groups = zip(self._hidden(h), self.w2, self.b2, strict=True)
-        outputs = [torch.baddbmm(b2[:, None], x, w2) for x, w2, b2 in groups]  # (n, B, H)
+        outputs = [torch.baddbmm(b2[:, None], x.mT, w2) for x, w2, b2 in groups]  # (n, B, H)
         grouped = torch.cat(outputs).transpose(0, 1)
         return grouped if self.sorted else grouped[:, torch.argsort(self.order)]
 
@@ -194,17 +197,17 @@ class Experts(nn.Module):
         parts = torch.split(weights, [len(b) for b in self.b2], dim=1)
         total = weights @ torch.cat(list(self.b2))  # (B, H)
         for x, w, w2 in zip(self._hidden(h), parts, self.w2, strict=True):
-            weighed = (x.transpose(0, 1) * w[..., None]).flatten(1)  # (B, n·H)
-            total = torch.addmm(total, weighed, w2.view(-1, H))
+            weighed = (x * w.t()[:, None]).flatten(0, 1)  # (n·H, B)
+            total = torch.addmm(total, weighed.t(), w2.view(-1, H))
         return total
 
     def _hidden(self, h: Tensor) -> list[Tensor]:
-        """Every expert's hidden units, by size (n, B, H)."""
-        B = h.shape[0]
+        """Every expert's hidden units, by size (n, H, B)."""
+        B, tokens = h.shape[0], h.permute(1, 2, 0).contiguous()  # (M, H, B)
         found = []
         for size, w1, b1 in zip(self.sizes, self.w1, self.b1, strict=True):
-            seen = h.index_select(1, getattr(self, f"tokens_{size}")).view(B, len(b1), -1)
-            hidden = torch.baddbmm(b1[:, None], seen.transpose(0, 1), w1)
+            seen = tokens.index_select(0, getattr(self, f"tokens_{size}")).view(len(b1), -1, B)
+            hidden = torch.baddbmm(b1[..., None], w1, seen)
             found.append(self.dropout(F.gelu(hidden)))
         return found
 
