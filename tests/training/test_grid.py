@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -143,7 +142,7 @@ def test_other_settings_are_other_cells(tmp_path: Path) -> None:
 
 
 def _threads() -> list[int]:
-    _start_worker(None, None, os.getppid())
+    _start_worker(None, None)
     x = np.random.default_rng(0).normal(size=(400, 400))
     scipy.linalg.svd(x @ x)  # whatever is loaded only now
     return [torch.get_num_threads(), *(i["num_threads"] for i in threadpool_info())]

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,7 +30,7 @@ from adacomed.search.study import (
     finished,
     worth_it,
 )
-from adacomed.training.engine import one_core
+from adacomed.training.engine import die_with_parent, one_core
 from adacomed.training.selection import Tick
 
 if TYPE_CHECKING:
@@ -192,18 +189,10 @@ def _start_worker(search: Search) -> None:
 
     global _worker
     one_core()
+    die_with_parent()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.load_study(study_name=NAME, storage=connect(search.out / FILE))
     _worker = (search, study)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """A killed parent leaves no orphan computing on."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _work(trial_id: int) -> Ended:

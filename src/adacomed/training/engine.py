@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import connection
 from typing import Literal, Protocol
 
 import torch
@@ -32,6 +35,18 @@ def one_core() -> None:
         os.environ[f"{library}_NUM_THREADS"] = "1"  # of what is loaded later
     threadpool_limits(1)
     torch.set_num_threads(1)
+
+
+def die_with_parent() -> None:
+    """In a process of a pool: a killed parent leaves no orphan computing on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Patients(Protocol):

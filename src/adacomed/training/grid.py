@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -24,7 +22,7 @@ from adacomed.cohort.split import Fold
 from adacomed.config import Experiment
 from adacomed.schema import CohortCard
 from adacomed.training.checkpoint import write_json, write_parquet, written_whole
-from adacomed.training.engine import one_core
+from adacomed.training.engine import die_with_parent, one_core
 from adacomed.training.loader import Inputs
 from adacomed.training.methods import Problem, Result, Trainers, run_method
 from adacomed.training.names import family, variant
@@ -231,9 +229,7 @@ def _in_parallel(
             else:
                 on_tick(name, stage)
 
-    with ProcessPoolExecutor(
-        min(jobs, len(groups)), context, _start_worker, (grid, news, os.getpid())
-    ) as pool:
+    with ProcessPoolExecutor(min(jobs, len(groups)), context, _start_worker, (grid, news)) as pool:
         waiting: set[Future[None]] = {pool.submit(_work, group) for group in groups}
         try:
             while waiting:
@@ -260,18 +256,11 @@ def _drain(
 _worker: tuple[Grid, Any] | None = None
 
 
-def _start_worker(grid: Grid, news: Any, parent: int) -> None:
+def _start_worker(grid: Grid, news: Any) -> None:
     global _worker
     one_core()
+    die_with_parent()
     _worker = (grid, news)
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-
-
-def _die_with(parent: int) -> None:
-    """A killed parent leaves no orphan computing on."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _work(group: list[Cell]) -> None:

@@ -15,8 +15,9 @@ async function swap(id, address, { push = true } = {}) {
   try {
     const answer = await fetch(address, { headers: { "X-Partial": id }, signal: mine.signal });
     if (!answer.ok || answer.redirected) { location.assign(address); return; }
+    const text = await answer.text();  // before asking who has the focus, or it is taken back
     const focused = place.contains(document.activeElement) ? document.activeElement.id : "";
-    place.innerHTML = await answer.text();
+    place.innerHTML = text;
     if (push) history.pushState({ swap: id }, "", address);
     if (focused) (document.getElementById(focused) || place.querySelector("a")).focus();
     const told = place.querySelector("[data-said]");
