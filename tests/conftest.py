@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +44,14 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
         return Ran(code, out.out, out.err)
 
     return run
+
+
+def without(package: str, program: str, *words: object) -> Ran:
+    """Run a program in a Python where the package cannot be imported."""
+    program = f"import sys; sys.modules[{package!r}] = None\n{program}"
+    command = [sys.executable, "-c", program, *map(str, words)]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    return Ran(ran.returncode, ran.stdout, ran.stderr)
 
 
 def shared(name: str) -> Path:

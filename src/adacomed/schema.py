@@ -215,9 +215,8 @@ class TextCard(Card):
 
 class EmbeddingCard(Card):
     """The user's own vectors: `root` is a parquet file with sample_id and vector (and item); a .npy
-    matrix whose row i belongs to row i of the table, or to the row that `column` names (NaN: no
-    vector); or a folder of .npz/.npy files: `<sample_id>.npz`, `<sample_id>-<item>.npz`, or the
-    names in `column` of the table."""
+    matrix, its rows as the table's or as `column` names them (NaN: no vector); or a folder of files
+    `<sample_id>.npz`, `<sample_id>-<item>.npz` (or .npy), or the names in `column`."""
 
     kind: Literal["embedding"]
     root: Path
