@@ -90,6 +90,17 @@ def test_a_kind_is_what_a_grid_search_and_a_second_pass_give(kind, classes):
     np.testing.assert_allclose(fitted.predict(new), search.predict_proba(new), atol=1e-12)
 
 
+@pytest.mark.parametrize(("patients", "bins"), [(20, 64), (519, 64), (520, 65), (3000, 255)])
+def test_boosting_cuts_no_finer_than_there_are_patients_for(patients, bins):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(patients, 2))
+    model, _ = KINDS["boosting"](0)
+    model.set_params(histgradientboostingclassifier__max_iter=1).fit(x, x[:, 0] > 0)
+    trees = clone(model).fit(x, x[:, 0] > 0)[-1]
+    assert trees._bin_mapper.n_bins == bins + 1  # one for missing cells
+    assert len(trees._bin_mapper.bin_thresholds_[0]) == min(bins, patients) - 1
+
+
 def test_the_first_of_equals_is_chosen():
     """No tree can cut eight patients into leaves of ten: all numbers of trees say the same."""
     x, y = np.arange(16.0)[:, None], np.arange(16) % 2
