@@ -22,7 +22,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 MODALITIES, WIDTH, CHUNK = 4, 256, 10_000
 ABSENT = 0.1  # of each modality but the first
@@ -33,6 +32,8 @@ MB = 1024  # of the kilobytes that the system counts in
 # ---- the cohort ---------------------------------------------------------------------------------
 def make_cohort(folder: Path, samples: int, source: str) -> None:
     """Write a cohort, a chunk of patients at a time; every modality tells a part of the label."""
+    import polars as pl  # here: in the measured process the command itself is the first to do so
+
     folder.mkdir(parents=True)
     rng = np.random.default_rng(samples)
     severity = rng.standard_normal((samples, MODALITIES)).astype(np.float32)
@@ -66,7 +67,7 @@ def _vectors(rng: np.random.Generator, severity: np.ndarray, absent: float) -> n
     return x
 
 
-def _write_matrix(path: Path, parts: object, ids: pl.Series, samples: int) -> None:
+def _write_matrix(path: Path, parts: object, ids: object, samples: int) -> None:
     about = {"descr": "<f4", "fortran_order": False, "shape": (samples, WIDTH)}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, about)
@@ -74,13 +75,15 @@ def _write_matrix(path: Path, parts: object, ids: pl.Series, samples: int) -> No
             file.write(part.data)
 
 
-def _write_table(path: Path, parts: object, ids: pl.Series, samples: int) -> None:
+def _write_table(path: Path, parts: object, ids: object, samples: int) -> None:
     """In row groups of `CHUNK` patients, through frames on disk: polars appends to no file."""
+    import polars as pl
+
     folder = path.with_suffix(".parts")
     folder.mkdir()
     for i, part in enumerate(parts):  # type: ignore[arg-type, var-annotated]
         here = ~np.isnan(part[:, 0])
-        own = ids[i * CHUNK : i * CHUNK + len(part)].filter(pl.Series(here))
+        own = ids[i * CHUNK : i * CHUNK + len(part)].filter(pl.Series(here))  # type: ignore[index]
         rows = pl.Series("vector", part[here]).cast(pl.List(pl.Float32))
         frame = pl.DataFrame([own.alias("sample_id"), rows])
         frame.write_parquet(folder / f"{i:06d}.parquet", compression="uncompressed")

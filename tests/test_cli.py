@@ -102,3 +102,14 @@ def test_a_pipe_that_closes_is_no_error() -> None:
     ran = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert "Traceback" not in ran.stderr
     assert "Exception" not in ran.stderr
+
+
+def test_the_allocators_setting_is_there_before_polars_reads_it() -> None:
+    code = (
+        "import os, sys; from adacomed.cli import main; main(['--version']);"
+        "assert 'polars' not in sys.modules; print(os.environ['_RJEM_MALLOC_CONF'])"
+    )
+    own = {name: value for name, value in os.environ.items() if name != "_RJEM_MALLOC_CONF"}
+    for env, expected in ((own, "muzzy_decay_ms:0"), ({**own, "_RJEM_MALLOC_CONF": "x:1"}, "x:1")):
+        made = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+        assert made.stdout.strip().endswith(expected), made.stderr

@@ -46,12 +46,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # What a path of the user's can be, without our doing, when a command comes to read or write it.
 _ENVIRONMENT = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+# polars' allocator would keep what is freed; read when polars is first imported, by a command.
+_FRUGAL = ("_RJEM_MALLOC_CONF", "dirty_decay_ms:500,muzzy_decay_ms:0")
 _STOPPED = "stopped; what was finished is kept"  # on Ctrl-C; a command may raise a better one
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; exit 0, 2 (the user's input) or 1 (our fault)."""
     words = sys.argv[1:] if argv is None else argv
+    os.environ.setdefault(*_FRUGAL)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that cannot write "→"

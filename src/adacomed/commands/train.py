@@ -29,6 +29,7 @@ from adacomed.training.grid import Cell
 from adacomed.training.loader import Inputs
 from adacomed.training.methods import NEURAL, Problem, Result, run_method
 from adacomed.training.names import SINGLE, check_methods, variant
+from adacomed.training.on_disk import hand_back
 from adacomed.training.prepare import Prepared, describe, one_fold, prepare
 from adacomed.training.run_folder import write_run
 from adacomed.training.size import mixture_size
@@ -166,6 +167,7 @@ def _write(
             **{name: found.to_dicts() for name, found in others.items()},
         }
         write_json(folder / RunFiles.METRICS, metrics)
+        hand_back()
         write_report(folder, table=table)
     return f"{prepared.title}\n{text_table(table)}{text_other(others)}"
 

@@ -121,10 +121,16 @@ def _threshold(rows: pl.DataFrame) -> str:
 
 def net_benefits(label: ArrayLike, prob: ArrayLike, weight: Floats) -> Floats:
     """`decision_curve` at each of THRESHOLDS under R weightings: (R, N) → (R, T)."""
-    y, p = np.asarray(label), np.asarray(prob)
-    treated = (p[:, None] >= THRESHOLDS).astype(np.float64)  # (N, T)
-    gain = treated * np.where(y[:, None] == 1, 1.0, -THRESHOLDS / (1 - THRESHOLDS))
-    found: Floats = weight @ gain / weight.sum(axis=1, keepdims=True)
+    T, odds = len(THRESHOLDS), THRESHOLDS / (1 - THRESHOLDS)
+    reached = np.searchsorted(THRESHOLDS, np.asarray(prob), side="right")  # so many of them
+
+    def treated(weight: Floats) -> Floats:
+        """(R, N) → (R, T), the weight of those whose probability reaches each threshold."""
+        counts = np.stack([np.bincount(reached, row, minlength=T + 1) for row in weight])
+        return counts[:, :0:-1].cumsum(axis=1)[:, ::-1]
+
+    hit, every = treated(weight * (np.asarray(label) == 1)), treated(weight)
+    found: Floats = (hit - (every - hit) * odds) / weight.sum(axis=1, keepdims=True)
     return found
 
 

@@ -31,6 +31,7 @@ from adacomed.training.names import (
     variant,
 )
 from adacomed.training.neural import Trainer
+from adacomed.training.on_disk import hand_back
 from adacomed.training.plan import plan
 from adacomed.training.pretraining import SmallModels
 from adacomed.training.recipes import resolve_preset
@@ -162,7 +163,9 @@ def _neural(name: str, base: str, experiment: Experiment, problem: Problem, tick
         prob = probabilities(forward(trained, patients), trained)
         return _frame(problem, name, TEST, patients, prob, trained)
 
+    hand_back()
     stressed = _stressed(problem, name, predicted)
+    hand_back()
     return Result(
         predictions=pl.concat(frames),
         history=_history(trained.history),
