@@ -127,7 +127,7 @@ def net_benefits(label: ArrayLike, prob: ArrayLike, weight: Floats) -> Floats:
     def treated(weight: Floats) -> Floats:
         """(R, N) → (R, T), the weight of those whose probability reaches each threshold."""
         counts = np.stack([np.bincount(reached, row, minlength=T + 1) for row in weight])
-        return counts[:, :0:-1].cumsum(axis=1)[:, ::-1]
+        return counts[:, :0:-1].cumsum(axis=1)[:, ::-1]  # summed from the highest down
 
     hit, every = treated(weight * (np.asarray(label) == 1)), treated(weight)
     found: Floats = (hit - (every - hit) * odds) / weight.sum(axis=1, keepdims=True)
