@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from adacomed.evaluation.decisions import decision_curve
+from adacomed.evaluation.decisions import decision_curve, net_benefits
 from adacomed.evaluation.discrimination import metrics
 
 
@@ -30,6 +30,17 @@ def test_a_decision_curve_by_its_definition():
         assert curve["model"][i] == pytest.approx(metrics(y, p, cut)["net_benefit"])
     assert (curve["none"] == 0).all()
     assert curve["model"][0] == curve["all"][0] == pytest.approx(y.mean())
+
+
+def test_net_benefits_under_weights_are_those_of_repeated_patients():
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 2, 60), np.round(rng.random(60), 1)  # ties at the thresholds
+    weight, t = rng.poisson(1, (3, 60)), np.array([0.5, 0.1, 0.0, 0.9])  # in any order
+    found = net_benefits(y, p, t, weight.astype(float))
+    for row, times in zip(found, weight, strict=True):
+        again = [metrics(np.repeat(y, times), np.repeat(p, times), cut) for cut in t]
+        np.testing.assert_allclose(row, [m["net_benefit"] for m in again], atol=1e-12)
+    assert np.isnan(net_benefits(y, p, t, np.zeros((1, 60)))).all()
 
 
 def test_no_patients_have_no_net_benefit():

@@ -74,15 +74,6 @@ def test_confusion_matrix_is_sklearns(source):
     assert figure.title == "Confusion matrix at the threshold .300"
 
 
-def test_net_benefit_under_equal_weights_is_the_decision_curve(source):
-    from adacomed.evaluation.decisions import decision_curve
-
-    rows = source.rows("adacomed")
-    y, p = rows["label"].to_numpy(), rows["prob"].to_numpy()
-    found = decisions.net_benefits(y, p, np.ones((1, len(y))))[0]
-    np.testing.assert_allclose(found, decision_curve(y, p, decisions.THRESHOLDS)["model"])
-
-
 # ---- stress -------------------------------------------------------------------------------------
 def test_heat_map_cells_are_sklearns_and_none_kept_is_left_out(source):
     from sklearn.metrics import roc_auc_score

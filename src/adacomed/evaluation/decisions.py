@@ -107,15 +107,37 @@ def decision_curve(label: ArrayLike, prob: ArrayLike, thresholds: ArrayLike) -> 
     s = Scored.of(label, prob)
     if s.K > 2:
         raise ValueError(f"a decision curve needs 2 classes, prob has {s.K}")
-    order = np.argsort(s.prob[:, 1])
-    score, positive = s.prob[order, 1], (s.label == 1)[order]
-    events = np.concatenate([np.cumsum(positive[::-1])[::-1], [0]])  # among those from here on
-    first = np.searchsorted(score, t, side="left")
-    treated, hit, odds = len(score) - first, events[first], t / (1 - t)
-    size = np.full(t.shape, float(len(score)))
+    alike = np.ones((1, len(s.label)))
+    events = np.full(t.shape, float((s.label == 1).sum()))
+    size = np.full(t.shape, float(len(s.label)))
     return {
         "threshold": t,
-        "model": ratio(hit - (treated - hit) * odds, size),
-        "all": ratio(events[0] - (len(score) - events[0]) * odds, size),
+        "model": net_benefits(s.label, s.prob[:, 1], t, alike)[0],
+        "all": ratio(events - (size - events) * t / (1 - t), size),
         "none": np.zeros_like(t),
     }
+
+
+def net_benefits(
+    label: ArrayLike, prob: ArrayLike, thresholds: ArrayLike, weight: Floats
+) -> Floats:
+    """Net benefit of the model, as `decision_curve` has it, under R weightings of the patients.
+
+    Args:
+        label, prob: (N,), as for `decision_curve`.
+        thresholds: (T,), in [0, 1).
+        weight: (R, N), how often each patient counts.
+    Returns:
+        (R, T); NaN where nobody counts.
+    """
+    p, t = np.asarray(prob, dtype=np.float64), np.asarray(thresholds, dtype=np.float64)
+    order = np.argsort(p)
+    first = np.searchsorted(p[order], t, side="left")  # who is treated at each threshold, on
+
+    def treated(weight: Floats) -> Floats:
+        below = np.zeros((len(weight), len(p) + 1))
+        np.cumsum(weight[:, order], axis=1, out=below[:, 1:])
+        return below[:, -1:] - below[:, first]
+
+    hit, every = treated(weight * (np.asarray(label) == 1)), treated(weight)
+    return ratio(hit - (every - hit) * t / (1 - t), weight.sum(axis=1, keepdims=True))

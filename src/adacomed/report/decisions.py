@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from adacomed.evaluation.decisions import decision_curve
+from adacomed.evaluation.decisions import decision_curve, net_benefits
 from adacomed.evaluation.discrimination import METRICS
 from adacomed.evaluation.intervals import Columns, bootstrap, percentile
 from adacomed.evaluation.scored import HALF, Floats
@@ -119,24 +119,9 @@ def _threshold(rows: pl.DataFrame) -> str:
     return f" at the threshold {number(low)}{several}"
 
 
-def net_benefits(label: ArrayLike, prob: ArrayLike, weight: Floats) -> Floats:
-    """`decision_curve` at each of THRESHOLDS under R weightings: (R, N) → (R, T)."""
-    T, odds = len(THRESHOLDS), THRESHOLDS / (1 - THRESHOLDS)
-    reached = np.searchsorted(THRESHOLDS, np.asarray(prob), side="right")  # so many of them
-
-    def treated(weight: Floats) -> Floats:
-        """(R, N) → (R, T), the weight of those whose probability reaches each threshold."""
-        counts = np.stack([np.bincount(reached, row, minlength=T + 1) for row in weight])
-        return counts[:, :0:-1].cumsum(axis=1)[:, ::-1]  # summed from the highest down
-
-    hit, every = treated(weight * (np.asarray(label) == 1)), treated(weight)
-    found: Floats = (hit - (every - hit) * odds) / weight.sum(axis=1, keepdims=True)
-    return found
-
-
 def _resampled(problem: Problem) -> tuple[Floats, Floats]:
     def statistic(columns: Columns, weight: Floats) -> Floats:
-        return net_benefits(columns["label"], columns["prob"], weight)
+        return net_benefits(columns["label"], columns["prob"], THRESHOLDS, weight)
 
     columns = {"label": problem.y, "prob": problem.p}
     return percentile(bootstrap(statistic, columns, problem.subjects, problem.y, RESAMPLES))

@@ -24,7 +24,7 @@ from adacomed.models.baselines.forests import ExtraForest, Forest
 
 Grid = dict[str, list[Any]]  # constant, as the pipeline names it → its candidates
 
-PATIENTS_PER_BIN = 8  # a leaf holds ten: a finer cut tells nothing apart
+PATIENTS_PER_BIN = 8  # a leaf holds ten: finer places to cut at are noise
 FEWEST_BINS, MOST_BINS = 64, 255  # of a column
 
 
@@ -45,7 +45,7 @@ class Boosting(HistGradientBoostingClassifier):  # type: ignore[misc]
     """Boosted trees that cut a column in as many places as there are patients for.
 
     What a tree costs is its columns times their bins, however few patients there are. With a few
-    hundred patients and thousands of columns, 64 bins take a quarter of the time that 255 do, and
+    hundred patients and thousands of columns, 64 bins take a third of the time that 255 do, and
     their models are no worse (docs/performance.md).
     """
 
@@ -88,7 +88,7 @@ def boosting(seed: int) -> tuple[Pipeline, Grid]:
 
 
 def lightgbm(seed: int) -> tuple[Pipeline, Grid]:
-    """LightGBM at the constants of `boosting` (missing cells are native), their number chosen.
+    """LightGBM at the rate and the sizes of `boosting`, with its own bins; trees' number chosen.
 
     Source: Ke et al., NeurIPS 2017.
 
