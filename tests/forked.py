@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = str(Path(__file__).parents[1])
 if ROOT not in sys.path:
@@ -35,6 +39,29 @@ def ended(child: BaseProcess, log: Path, *, within: float = 120) -> int:
     child.join(within)
     assert child.exitcode is not None, f"still running after {within} s\n{log.read_text()}"
     return child.exitcode
+
+
+def kill_while(child: subprocess.Popen[Any], holds: Callable[[], bool]) -> None:
+    """SIGKILL at a moment when `holds()`.
+
+    It is stopped and looked at again before: a busy machine lets it go on between look and signal.
+    """
+    process, end = psutil.Process(child.pid), time.monotonic() + 120
+    try:
+        while True:
+            assert child.poll() is None, "ended before it could be killed"
+            assert time.monotonic() < end, "never came to where it was to be killed"
+            if holds():
+                process.suspend()
+                while process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+                    time.sleep(0.001)
+                if holds():
+                    return
+                process.resume()
+            time.sleep(0.002)
+    finally:
+        child.kill()
+        child.wait()
 
 
 def adacomed(*words: object) -> int:

@@ -180,8 +180,7 @@ def test_killed_and_resumed(
 ) -> None:
     """SIGKILL at three moments: nothing is lost, at most a shard is redone each time, and the
     store is the same to the byte as one that was never stopped."""
-    n = 160
-    card = write_cohort(tmp_path, n)
+    card = write_cohort(tmp_path, 320)
     model = Path(encoder.card.id)
     store, log = tmp_path / "store", tmp_path / "log"
     command = [sys.executable, "-c", JOB, str(card), str(model), str(store), str(log)]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import pytest
 import yaml
 
 from tests.conftest import without
+from tests.forked import kill_while
 
 from .conftest import TINY, adacomed
 
@@ -90,15 +89,9 @@ def test_killed_in_the_middle_of_a_trial_it_goes_on(
         stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    deadline = time.monotonic() + 120
-    try:
-        while not (states(out)[-1:] == ["RUNNING"] and states(out).count("COMPLETE") >= 2):
-            assert child.poll() is None, "ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    kill_while(
+        child, lambda: states(out)[-1:] == ["RUNNING"] and states(out).count("COMPLETE") >= 2
+    )
     before = states(out)
     assert before[-1] == "RUNNING"
     assert not (out / "best.yaml").exists()
