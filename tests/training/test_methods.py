@@ -29,6 +29,10 @@ NAMED = [
     *("extra-trees", "extra-trees-all", "lightgbm", "lightgbm-all"),
 ]
 SERIES = ["gru"]  # what needs one: tests/training/test_series_rivals.py
+NEURAL = [
+    *("adacomed", "small", "large-ensemble", "average", "a-large"),
+    *("meta-transformer", "onellm", "multimodal-pred", "flex-moe", "healnet"),
+]
 VARIANTS = [
     "adacomed?model.strategy=gaussian",
     "adacomed?preset=authors&training.epochs=1",
@@ -67,6 +71,16 @@ def test_each_method_predicts_the_test_patients(name):
     assert set(val[Predictions.SAMPLE_ID]) == set(p.inputs.sample_id[p.fold.train])
     assert rows[Predictions.PROB].is_between(0, 1).all()
     assert rows[Predictions.THRESHOLD].n_unique() == 1
+
+
+@pytest.mark.parametrize("name", [*NEURAL, *VARIANTS])
+def test_half_precision_trains_nearly_the_same(name):
+    """What a card does by default, on the processor's own bfloat16."""
+    found = []
+    for precision in ("float32", "bfloat16"):
+        rows = run_method(name, problem(training={**QUICK["training"], "precision": precision}))
+        found.append(rows.predictions[Predictions.PROB].to_numpy())
+    assert 0 < np.abs(found[0] - found[1]).max() < 0.1
 
 
 @pytest.mark.parametrize("name", ["adacomed", "average", "late-fusion", "forest"])

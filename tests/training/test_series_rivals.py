@@ -141,6 +141,15 @@ def test_the_gru_reads_series_and_no_vectors_and_needs_one(files: Files, tmp_pat
         trained(tmp_path, "gru", path)
 
 
+def test_the_gru_trains_in_half_precision(files: Files, tmp_path: Path) -> None:
+    path = cohort_at(tmp_path, files)
+    whole, half = (
+        predict(trained(tmp_path / name, "gru", path, training={"precision": name}), path)
+        for name in ("float32", "bfloat16")
+    )
+    assert 0 < np.abs(whole - half).max() < 0.05
+
+
 def test_an_ensemble_of_grus_is_saved_and_loaded(files: Files, tmp_path: Path) -> None:
     path = cohort_at(tmp_path, files)
     settings = {**QUICK["training"], "members": 2, "epochs": 1}

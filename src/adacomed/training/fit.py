@@ -264,7 +264,7 @@ def train_epoch(
         assert batch.target is not None
         with engine.autocast(), sharing(share):
             output = step(batch)
-        output, target = engine.everyone(output, batch.target)
+        output, target = engine.everyone(output.float(), batch.target)
         losses = objective(output, target)
         own = getattr(model, "auxiliary", None)  # a loss of the model's own, such as a router's
         if own is not None:

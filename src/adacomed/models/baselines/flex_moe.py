@@ -109,7 +109,7 @@ class SparseExperts(nn.Module):
                 continue
             [rows] = torch.where(gates[:, i] > 0)
             if len(rows):
-                y = y.index_add(0, rows, gates[rows, i, None] * expert(x[rows]))
+                y = y.index_add(0, rows, (gates[rows, i, None] * expert(x[rows])).to(y))
         whose = combination.repeat_interleave(h.shape[1])  # (B·M,)
         loss = router_loss(gates, logits, load, whose, full) if self.training else x.new_zeros(())
         return y.view_as(h), gates.view(*h.shape[:2], -1), loss

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from adacomed.errors import InputError
 from adacomed.models.batch import Batch, Output
 from adacomed.models.raw import Events, SeriesShape, Shape, TableShape
+from adacomed.models.small.events import recurrent
 
 BIN_HOURS = 1.0
 MAX_BINS = 256  # a patient's last ones; what is older is carried into the first of them
@@ -89,10 +89,7 @@ class SeriesState(nn.Module):
         rows = lengths.nonzero().squeeze(1)
         if not len(rows):
             return state
-        packed = pack_padded_sequence(
-            x[rows], lengths[rows].cpu(), batch_first=True, enforce_sorted=False
-        )
-        _, last = self.gru(packed)  # (1, rows, width)
+        _, last = recurrent(self.gru, x[rows], lengths[rows])  # (1, rows, width)
         return state.index_copy(0, rows, last[0].to(state.dtype))
 
 

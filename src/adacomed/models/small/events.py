@@ -10,6 +10,7 @@ Source: Wang, Yin, Zhang, Heliyon 2024, the joint variant, and facts read off it
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,11 +64,20 @@ def lstm_maximum(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
     rows = lengths.nonzero().squeeze(1)
     if not len(rows):
         return y
-    packed = pack_padded_sequence(
-        x[rows], lengths[rows].cpu(), batch_first=True, enforce_sorted=False
-    )
-    padded, _ = pad_packed_sequence(lstm(packed)[0], batch_first=True, padding_value=-torch.inf)
+    steps, _ = recurrent(lstm, x[rows], lengths[rows])
+    padded, _ = pad_packed_sequence(steps, batch_first=True, padding_value=-torch.inf)
     return y.index_copy(0, rows, padded.amax(1).to(y.dtype))
+
+
+def recurrent(layer: nn.RNNBase, x: Tensor, lengths: Tensor) -> Any:
+    """What an LSTM or GRU returns of x (n, T, D), row by row as long as `lengths` (n,) says.
+
+    In its weights' precision under autocast too: not every processor has a half one of it.
+    """
+    x = x.to(next(layer.parameters()).dtype)
+    packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(packed)
 
 
 class EventEncoder(nn.Module):
