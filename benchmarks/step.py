@@ -33,6 +33,11 @@ from adacomed.models.small.shallow import ShallowSmall
 from adacomed.training.engine import Engine
 from adacomed.training.fit import Recipe, start, train_epoch
 from adacomed.training.objective import Objective
+from adacomed.training.replayed import training_step
+from adacomed.training.seed import seed_everything
+
+
+KINDS = ("float32", "tf32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -95,35 +100,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=SETTINGS, action="append")
+    parser.add_argument("--precision", choices=KINDS, action="append")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="ours also through torch.compile")
+    parser.add_argument("--compile", action="store_true", help="also through torch.compile")
     args = parser.parse_args()
     device = torch.device(args.device)
     gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if gpu else platform.processor()
     threads = torch.get_num_threads()
+    seed_everything(0)  # deterministic kernels, as every training has
     print(f"{name or platform.machine()}, torch {torch.__version__}, {threads} threads")
     columns = ("samples/s", "looped", "ratio", "TFLOP/s", "of GEMM", "of bound")
     print(f"{f'batch {args.batch}':24}" + "".join(f"{column:>11}" for column in columns))
     for label in args.only or SETTINGS:
-        for kind in ("float32", "tf32", "bfloat16") if gpu else ("float32",):
-            for compiled in (False, True) if args.compile else (False,):
-                row(label, kind, device, args, compiled)
+        for kind in args.precision or (KINDS if gpu else KINDS[:1]):
+            for way in ("plain", *["graphs"] * gpu, *["compiled"] * args.compile):
+                row(label, kind, device, args, way)
 
 
-def row(
-    label: str, kind: str, device: torch.device, args: argparse.Namespace, compiled: bool
-) -> None:
+def row(label: str, kind: str, device: torch.device, args: argparse.Namespace, way: str) -> None:
     """Measure one setting in one precision and print it."""
     torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
     dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
-    engine, setting = Engine(device, dtype, compiled), SETTINGS[label]
+    engine = Engine(device, dtype, compiled=way == "compiled", graphs=way == "graphs")
+    setting = SETTINGS[label]
     patients = random_patients(setting, args.batch * 2, device)
     ours = Step(build(setting), patients, args.batch, engine)
     looped = Step(loop(build(setting), setting), patients, args.batch, Engine(device, dtype))
-    looped.optimizer = torch.optim.Adam(looped.parameters, lr=1e-3)
+    looped.step.optimizer = torch.optim.Adam(looped.parameters, lr=1e-3)
     gemm, copy = gemm_rate(kind, device), copy_rate(device)
     flops = ours.flops()
     # Adam reads weight, gradient and both moments and writes weight and moments: 7 × 4 bytes
@@ -133,7 +139,7 @@ def row(
         for step, found in zip((ours, looped), times, strict=True):
             found.append(step.seconds(args.seconds))
     mine, plain = map(statistics.median, times)
-    title = f"{label} {kind}{', compiled' if compiled else ''}"
+    title = f"{label} {kind}{'' if way == 'plain' else f', {way}'}"
     print(
         f"{title:24}{args.batch / mine:11,.0f}{args.batch / plain:11,.0f}{plain / mine:11.2f}"
         f"{flops / mine / 1e12:11.3f}{flops / mine / gemm:11.1%}{bound / mine:11.1%}",
@@ -145,32 +151,30 @@ class Step:
     """A model, its optimiser and its patients, ready to take steps."""
 
     def __init__(self, model: AdaCoMed, patients: Batch, size: int, engine: Engine) -> None:
-        self.model, self.size, self.engine = model.to(engine.device), size, engine
+        self.size, self.engine = size, engine
+        model.to(engine.device)
         self.patients = model.remember(patients)
         assert model.bank is not None
         assert self.patients.e_small is not None
         assert self.patients.index is not None
         model.bank.fill(self.patients.e_small[:256], self.patients.index[:256])
         loop = start(model, Recipe(lr=1e-3, optimizer="adamw"), 0)
-        self.optimizer, self.called = loop.optimizer, engine.ready(model, loop.optimizer)
+        self.step = training_step(model, loop.optimizer, Objective(beta=1.0), engine)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.parts = list(torch.split(torch.arange(len(patients)), size))
-        self.run(3)
+        self.run(6)
 
     def run(self, steps: int) -> None:
         """Take so many steps."""
         parts = [self.parts[i % len(self.parts)] for i in range(steps)]
-        train_epoch(
-            self.called, self.patients, parts, Objective(beta=1.0), self.optimizer, self.engine
-        )
+        train_epoch(self.step, self.patients, parts)
 
     def flops(self) -> float:
         """Floating-point operations of one step's matrix products."""
+        plain = replace(self.engine, compiled=False, graphs=False)
+        step = training_step(self.step.model, self.step.optimizer, Objective(beta=1.0), plain)
         with FlopCounterMode(display=False) as counter:
-            train_epoch(
-                self.model, self.patients, self.parts[:1], Objective(beta=1.0), self.optimizer,
-                replace(self.engine, compiled=False),
-            )  # fmt: skip
+            train_epoch(step, self.patients, self.parts[:1])
         return float(counter.get_total_flops())
 
     def seconds(self, wanted: float) -> float:

@@ -123,6 +123,7 @@ class TrainingSettings(Settings):
         "auto", description="vectors stay on disk and are read batch by batch; auto: where many"
     )
     compile: bool = Field(False, description="through torch.compile; pays in long trainings only")
+    cuda_graphs: bool = Field(True, description="a card is given a whole step at a time")
     val_fraction: float = Field(0.15, gt=0, lt=0.5, description="holdout: of the subjects")
 
 

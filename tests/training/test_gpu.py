@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ import polars as pl
 import pytest
 import torch
 
+from adacomed.models.batch import Batch
 from adacomed.schema import Predictions, RunFiles
 from adacomed.training import snapshots
 from adacomed.training.methods import Problem, Result, run_method
+from adacomed.training.replayed import Recording
+from adacomed.training.step import Taken
 from tests.forked import kill_while
 
 from .conftest import make_experiment, make_fold, make_inputs
@@ -30,11 +34,21 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 N = 400
 HOLDOUT = {"validation": "holdout", "epochs": 4, "members": 1, "patience": 2}
 BRIEF = ["split.kind=holdout", "training.epochs=4", "small.kind=shallow", "evidence.stress=false"]
-NO_DROPOUT = {"dropout": 0.0, "modality_dropout": 0.0}
+NO_DROPOUT = {
+    "model": {"dropout": 0.0, "modality_dropout": 0.0},
+    "small": {**SMALL["small"], "dropout": 0.0},
+}
+REPLAYED = [
+    *("adacomed", "adacomed?model.strategy=threshold", "adacomed?model.strategy=learnable"),
+    *("adacomed?preset=paper", "adacomed?preset=authors", "adacomed?model.strategy=gaussian"),
+    *("small", "large-ensemble", "a-large"),
+]
 
 
-def problem(device: str, precision: str = "float32", **settings: Any) -> Problem:
-    training = {**HOLDOUT, "device": device, "precision": precision}
+def problem(
+    device: str, precision: str = "float32", *, graphs: bool = True, **settings: Any
+) -> Problem:
+    training = {**HOLDOUT, "device": device, "precision": precision, "cuda_graphs": graphs}
     model = {**SMALL["model"], **settings.pop("model", {})}
     experiment = make_experiment(**{**SMALL, "training": training, "model": model, **settings})
     return Problem(experiment, make_inputs(N), make_fold(N), "task", 0)
@@ -55,6 +69,28 @@ def test_a_seed_gives_the_same_bits(method: str, precision: str) -> None:
     assert_same(ran(problem("cuda", precision), method), ran(problem("cuda", precision), method))
 
 
+@pytest.mark.parametrize("method", REPLAYED)
+def test_steps_that_are_launched_as_a_whole_are_the_same_to_the_bit(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay, sizes = Recording.replay, Counter[int]()
+
+    def counted(self: Recording, batch: Batch) -> Taken:
+        sizes[len(batch)] += 1
+        return replay(self, batch)
+
+    monkeypatch.setattr(Recording, "replay", counted)
+    plain = ran(problem("cuda", "bfloat16", graphs=False), method)
+    assert not sizes
+    assert_same(plain, ran(problem("cuda", "bfloat16"), method))
+    assert len(sizes) > 1  # the last batch of an epoch is another
+
+
+def test_a_model_that_asks_the_card_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recording, "replay", lambda self, batch: pytest.fail("was recorded"))
+    ran(problem("cuda"), "flex-moe")
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_stopped_it_comes_to_the_same_bits(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -70,10 +106,9 @@ def test_stopped_it_comes_to_the_same_bits(
 
 def test_a_card_trains_what_the_processor_trains() -> None:
     """Without dropout, whose draws are a device's own."""
-    small = {"small": {**SMALL["small"], "dropout": 0.0}, "model": NO_DROPOUT}
-    here, there = ran(problem("cpu", **small)), ran(problem("cuda", **small))
+    here, there = ran(problem("cpu", **NO_DROPOUT)), ran(problem("cuda", **NO_DROPOUT))
     assert apart(here, there) < 1e-4
-    half = ran(problem("cuda", "bfloat16", **small))
+    half = ran(problem("cuda", "bfloat16", **NO_DROPOUT))
     assert 0 < apart(there, half) < 0.05
     assert half.trained is not None
     assert {p.device.type for p in half.trained.model.parameters()} == {"cpu"}
@@ -87,6 +122,7 @@ def test_from_disk_it_is_the_same_training(tmp_path: Path) -> None:
     found = []
     for stream in (False, True):
         training = {"epochs": 3, "batch_size": 32, "validation": "holdout", "device": "cuda"}
+        training |= {"precision": "float32"}
         experiment, prepared = ready(tmp_path / "cohort", stream, training=training)
         fold = one_fold(experiment, prepared)
         torch.manual_seed(0)
@@ -136,7 +172,7 @@ from adacomed.training import methods
 from adacomed.training.distributed import distributed_engine
 methods.processes = lambda: 2  # a training by several, of which one is here
 from tests.training.test_gpu import NO_DROPOUT, problem, ran
-found = ran(problem("cuda", model=NO_DROPOUT))
+found = ran(problem("cuda", **NO_DROPOUT))
 found.predictions.write_parquet(sys.argv[1])
 assert torch.distributed.get_backend() == "nccl"
 """
@@ -155,5 +191,5 @@ def test_through_nccl_it_is_the_same_training(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     shared = np.stack(pl.read_parquet(out)[Predictions.PROB].to_list())
-    alone = np.stack(ran(problem("cuda", model=NO_DROPOUT)).predictions["prob"].to_list())
+    alone = np.stack(ran(problem("cuda", **NO_DROPOUT)).predictions["prob"].to_list())
     assert np.abs(shared - alone).max() < 1e-5

@@ -125,10 +125,15 @@ class AdaCoMed(nn.Module):
             router=router,
         )
 
+    def replayable(self, batch: Batch) -> bool:
+        """Whether a card may be given a step as a whole (`training/replayed.py`)."""
+        return batch.e_small is not None
+
     @torch.no_grad()
     def embed_small(self, batch: Batch) -> Tensor:
-        """e_small (B, width) of the frozen small model."""
-        return self.small.embed(batch)
+        """e_small (B, width) of the frozen small model; in full precision, as `remember` has it."""
+        with torch.autocast(batch.present.device.type, enabled=False):
+            return self.small.embed(batch)
 
     def remember(self, batch: Batch, *, rows: int = 256) -> Batch:
         """The batch with its e_small: the small body is frozen, so a fit computes it once."""

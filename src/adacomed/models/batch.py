@@ -15,6 +15,7 @@ Shapes stand at the end of the line: `# (B, M, H)`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -61,6 +62,12 @@ class Batch:
             raw={name: x.rows(index) for name, x in self.raw.items()},
             e_small=None if self.e_small is None else self.e_small[index],
         )
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, the raw inputs' aside, in an order of their own."""
+        given = [self.present, self.target, self.index, self.e_small]
+        there = [x for x in given if x is not None]
+        return [*self.embeddings.values(), *self.small.values(), *there]
 
     @staticmethod
     def concatenate(parts: list[Batch]) -> Batch:
@@ -118,15 +125,14 @@ class Output:
     router: Tensor | None = None
     spread: Tensor | None = None
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Output:
+        """The same with every tensor changed."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: change(v) for k, v in values.items() if v is not None})
+
     def detach(self) -> Output:
         """The same values without a graph, on the CPU."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.detach().cpu() for k, v in values.items() if v is not None})
-
-    def float(self) -> Output:
-        """The same in float32, with its graph: no loss is taken in half precision."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.float() for k, v in values.items() if v is not None})
+        return self.map(lambda x: x.detach().cpu())
 
     @staticmethod
     def concatenate(parts: list[Output]) -> Output:

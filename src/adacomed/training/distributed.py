@@ -59,7 +59,11 @@ def distributed_engine(alone: Engine) -> DistributedEngine:
     """This process's part of an engine that would train alone."""
     fabric = _fabric("cuda" if alone.device.type == "cuda" else "cpu")
     return DistributedEngine(
-        fabric.device, alone.dtype, False, fabric.global_rank, fabric.world_size, fabric
+        fabric.device,
+        alone.dtype,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        fabric=fabric,
     )
 
 
@@ -73,7 +77,7 @@ class DistributedEngine(Engine):
 
     fabric: Any = None
 
-    def ready(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
+    def ready(self, model: nn.Module) -> nn.Module:
         """The model under DistributedDataParallel.
 
         Raises:

@@ -77,16 +77,18 @@ class Engine:
         device: of the model and its batches.
         dtype: torch.bfloat16 runs matrix products so (autocast); weights stay float32.
         compiled: through torch.compile.
+        graphs: steps are recorded and launched as a whole (`replayed.py`).
         rank, world: this process among all of a training.
     """
 
     device: torch.device = CPU
     dtype: torch.dtype = torch.float32
     compiled: bool = False
+    graphs: bool = False
     rank: int = 0
     world: int = 1
 
-    def ready(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
+    def ready(self, model: nn.Module) -> nn.Module:
         """What a training step calls in place of `model`, which it shares its weights with."""
         return torch.compile(model) if self.compiled else model  # type: ignore[return-value]
 
@@ -120,12 +122,15 @@ class Engine:
 ALONE = Engine()
 
 
-def local_engine(device: str, precision: Precision, compiled: bool, *, patients: int) -> Engine:
+def local_engine(
+    device: str, precision: Precision, *, compiled: bool, graphs: bool, patients: int
+) -> Engine:
     """The engine that settings ask for.
 
     Args:
         device: "auto": a graphics card where there is one and so many patients that it pays.
         precision: "auto": bfloat16 on a card that has it; the processor stays with float32.
+        compiled, graphs: as the engine's; the one leaves nothing for the other, which needs a card.
         patients: training patients.
     Raises:
         InputError: a device that is not there.
@@ -143,7 +148,8 @@ def local_engine(device: str, precision: Precision, compiled: bool, *, patients:
     if precision == "auto":
         half = where.type == "cuda" and torch.cuda.is_bf16_supported()
         precision = "bfloat16" if half else "float32"
-    return Engine(where, getattr(torch, precision), compiled)
+    graphs = graphs and where.type == "cuda" and not compiled
+    return Engine(where, getattr(torch, precision), compiled, graphs)
 
 
 def feed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from adacomed.models.batch import Batch, Output, Outputs
-from adacomed.models.shared import sharing
 from adacomed.training.engine import ALONE, Engine, Patients, feed
 from adacomed.training.objective import Objective
+from adacomed.training.replayed import training_step
+from adacomed.training.step import Step, averaged
 
 WARM_UP = 0.1  # of the epochs, for a model that asks for its patients in an order of its own
 AT_ONCE = 2048  # patients that are evaluated together
@@ -124,18 +125,18 @@ def fit(
     if snapshot is not None:
         snapshot.restore(loop)
     result, ordered = loop.result, getattr(model, "warm_up_order", None)
-    step, objective = engine.ready(model, loop.optimizer), objective.to(engine.device)
+    step = training_step(model, loop.optimizer, objective, engine)
     while not loop.finished:
         loop.epoch += 1
         parts = batches(len(train), recipe.batch_size, loop.generator, least=engine.world)
         if ordered is not None and loop.epoch <= recipe.epochs * WARM_UP:
             parts = list(torch.split(ordered(train), recipe.batch_size))
-        means = train_epoch(step, train, parts, objective, loop.optimizer, engine, on_step)
+        means = train_epoch(step, train, parts, on_step)
         loop.schedule.step()
         result.history += [(loop.epoch, "train", name, value) for name, value in means.items()]
         value = None
         if val is not None and score is not None:
-            output, losses = _validate(model, val, objective)
+            output, losses = _validate(model, val, step.objective)
             assert val.target is not None
             value = score(output.logits, val.target.cpu())
             losses[metric] = value
@@ -216,7 +217,7 @@ def _validate(
         output = model(replace(batch, target=None, index=None))
         if objective is not None and batch.target is not None and len(patients) > 1:
             told = {"s": output.s, "w_large": output.w_large}
-            means.add({**objective(output, batch.target), **told}, len(rows))
+            means.add(*averaged({**objective(output, batch.target), **told}), len(rows))
         outputs.add(replace(output, z_large=None, z_small=None))
     return outputs.output(), means.values()
 
@@ -229,11 +230,9 @@ class Means:
         self.total: Tensor | None = None
         self.count = 0
 
-    def add(self, values: Mapping[str, Tensor | None], rows: int) -> None:
-        """Values of a batch, each a mean over its `rows` patients or one number for each."""
-        there = {name: x for name, x in values.items() if x is not None}
-        self.names = list(there)
-        part = torch.stack([x.detach().mean() for x in there.values()]).double() * rows
+    def add(self, names: list[str], means: Tensor, rows: int) -> None:
+        """Means (len(names),) of a batch of so many patients."""
+        self.names, part = names, means * rows
         self.total = part if self.total is None else self.total + part
         self.count += rows
 
@@ -245,12 +244,9 @@ class Means:
 
 
 def train_epoch(
-    step: nn.Module,
+    step: Step,
     train: Patients,
     parts: list[Tensor],
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    engine: Engine = ALONE,
     on_step: Callable[[Output], None] | None = None,
 ) -> dict[str, float]:
     """One pass over the rows in `parts`, a batch each; means of the losses, s and w_large.
@@ -258,24 +254,13 @@ def train_epoch(
     Raises:
         FloatingPointError: a loss was not finite.
     """
-    step.train()
-    model, means = getattr(step, "module", step), Means()  # of several processes it is wrapped
-    for rows, (batch, share) in zip(parts, feed(train, parts, engine), strict=True):
-        assert batch.target is not None
-        with engine.autocast(), sharing(share):
-            output = step(batch)
-        output, target = engine.everyone(output.float(), batch.target)
-        losses = objective(output, target)
-        own = getattr(model, "auxiliary", None)  # a loss of the model's own, such as a router's
-        if own is not None:
-            losses["loss"] = losses["loss"] + own
-            model.auxiliary = None  # of this batch alone
-        optimizer.zero_grad(set_to_none=True)
-        engine.backward(losses["loss"])
-        optimizer.step()
+    step.called.train()
+    means = Means()
+    for rows, (batch, share) in zip(parts, feed(train, parts, step.engine), strict=True):
+        taken = step.take(batch, share)
         if on_step is not None:
-            on_step(output)
-        means.add({**losses, "s": output.s, "w_large": output.w_large}, len(rows))
+            on_step(taken.output)
+        means.add(taken.names, taken.means, len(rows))
     found = means.values()
     if not all(map(math.isfinite, found.values())):
         raise FloatingPointError(f"the training loss became {found['loss']}")

@@ -121,9 +121,12 @@ class Problem:
 
     def _engine(self, experiment: Experiment) -> Engine:
         settings = experiment.training
-        patients = len(self.fold.train)
         alone = local_engine(
-            settings.device, settings.precision, settings.compile, patients=patients
+            settings.device,
+            settings.precision,
+            compiled=settings.compile,
+            graphs=settings.cuda_graphs,
+            patients=len(self.fold.train),
         )
         return distributed_engine(alone) if processes() > 1 else alone
 

@@ -15,6 +15,8 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.set_deterministic_debug_mode("warn")  # the other way imports a compiler, for seconds
+    # new memory would be filled, so that reading it too early shows: a kernel for every tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def derive(seed: int, *path: object) -> int:

@@ -27,6 +27,10 @@ class LargeEnsemble(nn.Module):
         logits = self.head(self.combine(batch.embeddings, batch.present))
         return Output(logits=logits, logits_large=logits)
 
+    def replayable(self, batch: Batch) -> bool:
+        """Whether a card may be given a step as a whole (`training/replayed.py`)."""
+        return True
+
     def combine(self, embeddings: Mapping[str, Tensor], present: Tensor) -> Tensor:
         """Embeddings m → (B, D_m), present (B, M) → side by side with flags, (B, Σ D_m + M)."""
         parts = [

@@ -24,6 +24,10 @@ class SingleLarge(nn.Module):
         self.head = mlp(width_in, classes, hidden=H, dropout=dropout)
         self.absent = nn.Parameter(torch.zeros(classes))
 
+    def replayable(self, batch: Batch) -> bool:
+        """Whether a card may be given a step as a whole (`training/replayed.py`)."""
+        return True
+
     def forward(self, batch: Batch) -> Output:
         """Logits (B, K), as the whole prediction and as the large branch."""
         here = batch.present[:, self.column, None]  # (B, 1)

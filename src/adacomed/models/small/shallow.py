@@ -58,6 +58,10 @@ class ShallowSmall(nn.Module):
         e_small: Tensor = self.projection(torch.cat(parts, dim=-1))
         return e_small
 
+    def replayable(self, batch: Batch) -> bool:
+        """Whether a card may be given a step as a whole (`training/replayed.py`)."""
+        return True
+
     def forward(self, batch: Batch) -> Output:
         """Logits (B, K), as the whole prediction and as the small branch."""
         logits = self.head(self.embed(batch))
