@@ -36,7 +36,6 @@ from adacomed.training.objective import Objective
 from adacomed.training.replayed import training_step
 from adacomed.training.seed import seed_everything
 
-
 KINDS = ("float32", "tf32", "bfloat16")
 
 

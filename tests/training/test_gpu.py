@@ -18,10 +18,12 @@ import polars as pl
 import pytest
 import torch
 
+from adacomed.datasets import simulated
 from adacomed.models.batch import Batch
 from adacomed.schema import Predictions, RunFiles
 from adacomed.training import snapshots
 from adacomed.training.methods import Problem, Result, run_method
+from adacomed.training.prepare import one_fold
 from adacomed.training.replayed import Recording
 from adacomed.training.step import Taken
 from tests.forked import kill_while
@@ -63,6 +65,12 @@ def apart(one: Result, other: Result) -> float:
     return float(np.abs(a - b).max())
 
 
+def with_tests() -> dict[str, str]:
+    """The environment of a process that imports these tests."""
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 @pytest.mark.parametrize("method", ["adacomed", "average", "flex-moe", "healnet", "onellm"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_seed_gives_the_same_bits(method: str, precision: str) -> None:
@@ -91,6 +99,26 @@ def test_a_model_that_asks_the_card_is_not_recorded(monkeypatch: pytest.MonkeyPa
     ran(problem("cuda"), "flex-moe")
 
 
+UNTRUE = """
+from adacomed.errors import InputError
+from adacomed.models.baselines.flex_moe import FlexMoE
+from tests.training.test_gpu import problem, ran
+FlexMoE.replayable = lambda self, batch: True
+try:
+    ran(problem("cuda"), "flex-moe")
+except InputError as error:
+    print(error)
+"""
+
+
+def test_where_recording_fails_the_setting_is_named() -> None:
+    """In a process of its own, whose card is of no use afterwards."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNTRUE], capture_output=True, text=True, env=with_tests()
+    )
+    assert "training.cuda_graphs=false trains without" in done.stdout, done.stderr[-3000:]
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_stopped_it_comes_to_the_same_bits(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -114,18 +142,15 @@ def test_a_card_trains_what_the_processor_trains() -> None:
     assert {p.device.type for p in half.trained.model.parameters()} == {"cpu"}
 
 
-def test_from_disk_it_is_the_same_training(tmp_path: Path) -> None:
-    from adacomed.datasets import simulated
-    from adacomed.training.prepare import one_fold
-
-    simulated.build(tmp_path / "cohort", samples=300, modalities=2, task="outcome")
+@pytest.mark.parametrize("task", ["outcome", "findings", "survival"])
+def test_from_disk_it_is_the_same_training(task: str, tmp_path: Path) -> None:
+    simulated.build(tmp_path / "cohort", samples=300, modalities=2, task=task)
+    training = {"epochs": 3, "batch_size": 32, "validation": "holdout", "precision": "float32"}
     found = []
     for stream in (False, True):
-        training = {"epochs": 3, "batch_size": 32, "validation": "holdout", "device": "cuda"}
-        training |= {"precision": "float32"}
-        experiment, prepared = ready(tmp_path / "cohort", stream, training=training)
+        settings = {**training, "device": "cuda"}
+        experiment, prepared = ready(tmp_path / "cohort", stream, training=settings)
         fold = one_fold(experiment, prepared)
-        torch.manual_seed(0)
         found.append(ran(Problem(experiment, prepared.inputs, fold, prepared.task, 0)))
     assert apart(*found) < 1e-5
 
@@ -183,12 +208,8 @@ def test_through_nccl_it_is_the_same_training(tmp_path: Path) -> None:
     script, out = tmp_path / "shared.py", tmp_path / "shared.parquet"
     script.write_text(SHARED)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [*launch, str(script), str(out)],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths},
-    )  # fmt: skip
+    command = [*launch, str(script), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env=with_tests())
     assert done.returncode == 0, done.stderr[-3000:]
     shared = np.stack(pl.read_parquet(out)[Predictions.PROB].to_list())
     alone = np.stack(ran(problem("cuda", **NO_DROPOUT)).predictions["prob"].to_list())

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import connection
@@ -105,6 +105,20 @@ class Engine:
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+    @contextmanager
+    def products(self) -> Iterator[None]:
+        """What a whole step runs under: beside half precision, a card's float32 products (Eq. 5
+        of a large batch) are TF32."""
+        if self.device.type != "cuda" or self.dtype == torch.float32:
+            yield
+            return
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     def own(self, rows: Tensor) -> tuple[Tensor, Share | None]:
         """Of a batch's rows those of this process, and what its model has to know of the others."""

@@ -88,16 +88,15 @@ class Objective:
         if target.is_floating_point():
             seen = target if rows is None else target.masked_fill(~rows[:, None], torch.nan)
             return sigmoid_loss(logits if self.offset is None else logits + self.offset, seen)
-        weight, smoothing = self.class_weights, self.label_smoothing
-        if rows is None:
-            return F.cross_entropy(logits, target, weight=weight, label_smoothing=smoothing)
+        weight = self.class_weights
         each = F.cross_entropy(
-            logits, target, weight=weight, label_smoothing=smoothing, reduction="none"
+            logits, target, weight, reduction="none", label_smoothing=self.label_smoothing
         )
+        # PyTorch's own mean of smoothed and weighted classes has a card wait for the processor
         counted = torch.ones_like(each) if weight is None else weight[target].to(each)
-        counted = torch.where(rows, counted, 0.0)
-        tiny = torch.finfo(each.dtype).tiny
-        return torch.where(rows, each, 0.0).sum() / counted.sum().clamp_min(tiny)
+        if rows is not None:
+            each, counted = torch.where(rows, each, 0.0), torch.where(rows, counted, 0.0)
+        return each.sum() / counted.sum().clamp_min(torch.finfo(each.dtype).tiny)
 
 
 def sigmoid_loss(logits: Tensor, target: Tensor) -> Tensor:

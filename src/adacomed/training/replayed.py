@@ -6,6 +6,7 @@ from collections import Counter
 
 import torch
 
+from adacomed.errors import InputError
 from adacomed.models.batch import Batch
 from adacomed.models.shared import Share
 from adacomed.training.engine import Engine
@@ -74,15 +75,24 @@ class Recording:
 
     Args:
         batch: the first; its tensors are where every later one is put.
+    Raises:
+        InputError: it cannot be recorded; this process can use the card no more.
     """
 
     def __init__(self, step: Replayed, batch: Batch) -> None:
         self.batch, self.graph = batch, torch.cuda.CUDAGraph()
         step.optimizer.zero_grad(set_to_none=True)  # or it would add to what is there
-        with torch.cuda.graph(
-            self.graph, pool=step.pool, stream=step.stream, capture_error_mode="thread_local"
-        ):
-            self.taken = Step.gradients(step, batch, None)
+        try:
+            with torch.cuda.graph(
+                self.graph, pool=step.pool, stream=step.stream, capture_error_mode="thread_local"
+            ):
+                self.taken = Step.gradients(step, batch, None)
+        except RuntimeError as error:
+            reason = f"{error.__context__ or error}".partition("\n")[0]
+            raise InputError(
+                f"a card cannot be given this training step as a whole ({reason}); "
+                "training.cuda_graphs=false trains without"
+            ) from error
         groups = step.optimizer.param_groups
         self.gradients = [(p, p.grad) for group in groups for p in group["params"]]
 

@@ -48,7 +48,8 @@ class Step:
 
     def take(self, batch: Batch, share: Share | None = None) -> Taken:
         """Train on a batch with a target."""
-        taken = self.gradients(batch, share)
+        with self.engine.products():
+            taken = self.gradients(batch, share)
         self.optimizer.step()
         return taken
 
