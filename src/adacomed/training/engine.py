@@ -24,7 +24,7 @@ from adacomed.models.shared import Share
 Precision = Literal["auto", "float32", "bfloat16"]
 CPU = torch.device("cpu")
 AHEAD = 3  # batches that are read while one is trained on
-MANY = 2000  # training patients: below, a step is so small that a card only waits for launches
+MANY = 2000  # training patients: below, a fit takes about as long as a card takes to start
 
 
 def one_core() -> None:
