@@ -15,7 +15,7 @@ import torch
 from adacomed.cohort.split import Fold
 from adacomed.errors import InputError
 from adacomed.scale.cluster import Devices
-from adacomed.scale.grid import run_on_ray
+from adacomed.scale.grid import gpus_of_a_cell, run_on_ray
 from adacomed.training.checkpoint import load_run
 from adacomed.training.grid import Cell, Grid, run_grid
 from tests.training.test_grid import METHODS, VARIANTS, grid
@@ -54,7 +54,7 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, cluster: Devices) -> No
             os.kill(busy[0], signal.SIGKILL)
             killed.append(busy[0])
 
-    run_on_ray(there, jobs=0, on_done=kill)
+    run_on_ray(there, cluster, jobs=0, on_done=kill)
     assert killed
     assert sorted(done) == sorted(cell.name for cell in there.cells())
     assert files(here) == files(there)
@@ -65,7 +65,7 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, cluster: Devices) -> No
     for cell in lost:
         (there.store / f"{cell.name}.parquet").unlink()
     before = {path: path.stat().st_mtime_ns for path in there.store.glob("*.parquet")}
-    run_on_ray(there, jobs=1, on_done=lambda cell: None)
+    run_on_ray(there, cluster, jobs=1, on_done=lambda cell: None)
     assert files(here) == files(there)
     for path, time in before.items():
         again = any(path.name.startswith(f"{cell.name}.") for cell in lost)
@@ -74,7 +74,7 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, cluster: Devices) -> No
 
 def test_a_model_may_be_kept_as_a_run(tmp_path: Path, cluster: Devices) -> None:
     one = grid(tmp_path, VARIANTS, keep=VARIANTS[1])
-    run_on_ray(one, jobs=0, on_done=lambda cell: None)
+    run_on_ray(one, cluster, jobs=0, on_done=lambda cell: None)
     assert load_run(tmp_path / "run").method == VARIANTS[1]
 
 
@@ -82,8 +82,37 @@ def test_what_is_wrong_with_a_cell_is_said_as_locally(tmp_path: Path, cluster: D
     whole = grid(tmp_path, ["small"])
     few = replace(whole, folds=[Fold(0, 0, np.arange(3), np.arange(3, 9))])
     said = []
-    for run in (locally, lambda grid: run_on_ray(grid, jobs=0, on_done=lambda cell: None)):
+    for run in (locally, lambda grid: run_on_ray(grid, cluster, jobs=0, on_done=lambda cell: None)):
         with pytest.raises(InputError) as error:
             run(few)
         said.append(str(error.value))
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    ("device", "patients", "devices", "gpus"),
+    [
+        ("auto", 100, Devices(16, 2), 0.0),  # a card would not pay
+        ("auto", 3000, Devices(16, 2), 0.125),
+        ("auto", 3000, Devices(16, 0), 0.0),
+        ("cuda", 100, Devices(3, 1), 0.3333),
+        ("cuda", 100, Devices(1, 2), 1.0),
+        ("cpu", 3000, Devices(16, 2), 0.0),
+    ],
+)
+def test_cells_share_the_cards(
+    device: str, patients: int, devices: Devices, gpus: float, tmp_path: Path
+) -> None:
+    one = grid(tmp_path, METHODS)
+    settings = one.experiment.training.model_copy(update={"device": device})
+    fold = replace(one.folds[0], train=np.arange(patients))
+    experiment = one.experiment.model_copy(update={"training": settings})
+    assert gpus_of_a_cell(replace(one, experiment=experiment, folds=[fold]), devices) == gpus
+
+
+def test_a_card_that_the_cluster_does_not_have(tmp_path: Path, cluster: Devices) -> None:
+    one = grid(tmp_path, METHODS)
+    settings = one.experiment.training.model_copy(update={"device": "cuda"})
+    asked = replace(one, experiment=one.experiment.model_copy(update={"training": settings}))
+    with pytest.raises(InputError, match="'cuda', and the Ray cluster has no GPU"):
+        run_on_ray(asked, cluster, jobs=0, on_done=lambda cell: None)

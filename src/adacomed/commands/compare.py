@@ -125,8 +125,8 @@ def compute(grid: Grid, jobs: int, *, engine: Engine = "local", address: str | N
     grid.out.mkdir(parents=True, exist_ok=True)
     with grid_progress(len(grid.cells())) as progress:
         if engine == "ray":
-            with joined(address, cpus=jobs or None):
-                run_on_ray(grid, jobs=jobs, on_done=progress.done)
+            with joined(address, cpus=jobs or None) as devices:
+                run_on_ray(grid, devices, jobs=jobs, on_done=progress.done)
             return
         run_grid(
             grid,

@@ -13,37 +13,40 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from adacomed.errors import InputError
-from adacomed.scale.cluster import DEATHS, losses
+from adacomed.scale.cluster import DEATHS, Devices, losses
 from adacomed.store import write_durably
 from adacomed.training.checkpoint import written_whole
-from adacomed.training.engine import one_core
+from adacomed.training.engine import one_core, wants_card
 from adacomed.training.grid import Cell, Grid
 from adacomed.training.methods import Trainers
 
+SLICES = 10_000  # of a card that Ray can tell apart
 RUN = "run"  # the one folder of a grid beside its cells (`Grid.keep`)
 
 Files = dict[str, bytes]  # path below a grid's folder → content
 
 
-def run_on_ray(grid: Grid, *, jobs: int, on_done: Callable[[Cell], None]) -> None:
+def run_on_ray(grid: Grid, devices: Devices, *, jobs: int, on_done: Callable[[Cell], None]) -> None:
     """Compute every cell that is not on disk yet, on the cluster that this process is connected to.
 
     Args:
+        devices: of the cluster.
         jobs: cells at a time; 0: as many as the cluster takes.
         on_done: after every cell, also at once for those found finished.
     Raises:
-        InputError: from a cell, or its processes keep dying; the finished cells stay on disk.
+        InputError: a card is asked for that is not there, a cell says so, or its processes keep
+            dying; the finished cells stay on disk.
     """
     import ray
 
-    todo = []
+    gpus, todo = gpus_of_a_cell(grid, devices), []
     for cell in grid.cells():
         if grid.done(cell):
             on_done(cell)
         else:
             todo.append(cell)
     todo.sort(key=_shared)  # cells that can share come one after another
-    compute = ray.remote(num_cpus=1, max_retries=DEATHS)(_compute)
+    compute = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=DEATHS)(_compute)
     store = grid.store
     held = [ray.put(grid)]  # in a list: a worker fetches it once, not every task
     running: dict[Any, Cell] = {}
@@ -63,6 +66,20 @@ def run_on_ray(grid: Grid, *, jobs: int, on_done: Callable[[Cell], None]) -> Non
     finally:
         for task in running:
             ray.cancel(task, force=True)
+
+
+def gpus_of_a_cell(grid: Grid, devices: Devices) -> float:
+    """What a cell asks Ray for, which shows a task no other card: all cores share the cards.
+
+    Raises:
+        InputError: the settings ask for a card, and the cluster has none.
+    """
+    device = grid.experiment.training.device
+    if not wants_card(device, max(len(fold.train) for fold in grid.folds)):
+        return 0.0
+    if not devices.gpus and device != "auto":
+        raise InputError(f"training.device: {device!r}, and the Ray cluster has no GPU")
+    return min(1.0, devices.gpus * SLICES // devices.cpus / SLICES)
 
 
 def _shared(cell: Cell) -> tuple[int, int, int]:

@@ -136,6 +136,11 @@ class Engine:
 ALONE = Engine()
 
 
+def wants_card(device: str, patients: int) -> bool:
+    """Whether `training.device` asks for a card, for so many training patients, if there is one."""
+    return patients >= MANY if device == "auto" else device.startswith("cuda")
+
+
 def local_engine(
     device: str, precision: Precision, *, compiled: bool, graphs: bool, patients: int
 ) -> Engine:
@@ -150,7 +155,7 @@ def local_engine(
         InputError: a device that is not there.
     """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() and patients >= MANY else "cpu"
+        device = "cuda" if torch.cuda.is_available() and wants_card(device, patients) else "cpu"
     try:
         where = torch.device(device)
         torch.empty(0, device=where)
