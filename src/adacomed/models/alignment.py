@@ -116,9 +116,9 @@ def mean_negative_similarity(z_large: Tensor, z_small: Tensor, *, temperature: f
     Args and returns as `log_similarity` without a bank, but s itself, (B,) in (0, 1).
     """
     u, v = F.normalize(z_large, dim=-1), F.normalize(z_small, dim=-1)
-    scores = torch.exp(u @ v.T / temperature)  # (B, B)
-    own = scores.diagonal()
-    negatives = (scores.sum(-1) - own) / max(len(scores) - 1, 1)
+    scores = torch.exp(u @ whole(v).T / temperature)  # (B, B)
+    own = torch.exp((u * v).sum(-1) / temperature)
+    negatives = (scores.sum(-1) - own) / max(scores.shape[1] - 1, 1)
     return own / (own + negatives)
 
 

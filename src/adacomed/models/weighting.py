@@ -218,7 +218,7 @@ class Weighting(nn.Module):
         if self.detach:
             s = s.detach()
         if self.batch_mean:
-            s = s.mean().expand_as(s)
+            s = whole(s).mean().expand_as(s)
         if self.scale == "quantile" and (self.reads_s or self.strategy == RELIABLE):
             s = self._rank(s * candidates)
         if self.weigh is not None:

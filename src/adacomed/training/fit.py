@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from adacomed.models.batch import Batch, Output, Outputs
+from adacomed.models.shared import sharing
 from adacomed.training.engine import ALONE, Engine, Patients, feed
 from adacomed.training.objective import Objective
 from adacomed.training.replayed import training_step
@@ -136,7 +137,7 @@ def fit(
         result.history += [(loop.epoch, "train", name, value) for name, value in means.items()]
         value = None
         if val is not None and score is not None:
-            output, losses = _validate(model, val, step.objective)
+            output, losses = _validate(model, val, step.objective, engine)
             assert val.target is not None
             value = score(output.logits, val.target.cpu())
             losses[metric] = value
@@ -206,18 +207,22 @@ def evaluate(model: nn.Module, patients: Patients) -> Output:
 
 @torch.no_grad()
 def _validate(
-    model: nn.Module, patients: Patients, objective: Objective | None
+    model: nn.Module, patients: Patients, objective: Objective | None, engine: Engine = ALONE
 ) -> tuple[Output, dict[str, float]]:
-    """The same, and the losses: means over groups of `AT_ONCE` patients."""
+    """The same, and the losses: means over groups of `AT_ONCE` patients, which processes share."""
     prepare(model)
     device = next(model.parameters()).device
     outputs, means = Outputs(len(patients)), Means()
     for rows in torch.split(torch.arange(len(patients)), AT_ONCE):
-        batch = patients.rows(rows).to(device)
-        output = model(replace(batch, target=None, index=None))
-        if objective is not None and batch.target is not None and len(patients) > 1:
+        own, share = engine.own(rows) if len(rows) >= engine.world else (rows, None)
+        batch = patients.rows(own).to(device)
+        with sharing(share):
+            output, target = model(replace(batch, target=None, index=None)), batch.target
+        if share is not None and target is not None:
+            output, target = engine.everyone(output, target)
+        if objective is not None and target is not None and len(patients) > 1:
             told = {"s": output.s, "w_large": output.w_large}
-            means.add(*averaged({**objective(output, batch.target), **told}), len(rows))
+            means.add(*averaged({**objective(output, target), **told}), len(rows))
         outputs.add(replace(output, z_large=None, z_small=None))
     return outputs.output(), means.values()
 
