@@ -82,6 +82,26 @@ def test_a_plain_function_of_the_users(tmp_path: Path) -> None:
     assert fingerprint(again.card) != before
 
 
+def test_two_cohorts_functions_of_one_name(tmp_path: Path) -> None:
+    """Each cohort's is its own, and so is what a function beside it imports."""
+    for value in (1, 2):
+        folder = tmp_path / str(value)
+        (folder / "namesake").mkdir(parents=True)
+        (folder / "namesake" / "value.py").write_text(f"VALUE = {value}\n")
+        (folder / "namesake" / "__init__.py").write_text(
+            "from .value import VALUE\ndef embed(items): return [[VALUE, 0]] * len(items)\n"
+        )
+    for value in (1, 2, 2, 1):
+        folder = tmp_path / str(value)
+        encoder = load_encoder("namesake:embed", kind="text", folder=folder)
+        assert encoder.encode(["a"]).tolist() == [[value, 0]]
+    beside = sys.modules["json"]
+    (tmp_path / "1" / "json.py").write_text("def embed(items): return [[3]] * len(items)\n")
+    with pytest.raises(InputError, match="json:embed"):  # Python's own is here already
+        load_encoder("json:embed", kind="text", folder=tmp_path / "1")
+    assert sys.modules["json"] is beside
+
+
 def test_options_in_the_name() -> None:
     assert load_encoder("minilm?windows=first").card.preprocessing["windows"] == "first"
     with pytest.raises(InputError, match="has no option 'window'; did you mean 'windows'"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.machinery
 import inspect
 import json
 import sys
@@ -241,11 +242,15 @@ def _build(name: str, builder: Callable[..., Encoder], options: dict[str, Any]) 
     return builder(**options)
 
 
+_beside: dict[str, Path] = {}  # modules that a cohort's folder gave, by name
+
+
 def _function(target: str, folder: Path | None = None) -> Callable[..., Any]:
     module_name, _, function = target.partition(":")
     before = list(sys.path)
     if folder is not None:
         sys.path.insert(0, str(folder))
+        _forget_namesake(module_name.partition(".")[0], folder.resolve())
     try:
         module = importlib.import_module(module_name)
         found: Callable[..., Any] = getattr(module, function)
@@ -257,3 +262,15 @@ def _function(target: str, folder: Path | None = None) -> Callable[..., Any]:
     finally:
         sys.path[:] = before
     return found
+
+
+def _forget_namesake(name: str, folder: Path) -> None:
+    """So that a module beside one cohort is not taken for its namesake beside another."""
+    if importlib.machinery.PathFinder.find_spec(name, [str(folder)]) is None:
+        return
+    if _beside.get(name, folder) != folder:
+        for loaded in [x for x in sys.modules if x.partition(".")[0] == name]:
+            del sys.modules[loaded]
+        importlib.invalidate_caches()
+    if name not in sys.modules:
+        _beside[name] = folder
