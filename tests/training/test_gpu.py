@@ -191,10 +191,8 @@ def test_the_command_is_killed_and_goes_on(cohort: Path) -> None:
 
 SHARED = """
 import sys
-from pathlib import Path
 import torch
 from adacomed.training import methods
-from adacomed.training.distributed import distributed_engine
 methods.processes = lambda: 2  # a training by several, of which one is here
 from tests.training.test_gpu import NO_DROPOUT, problem, ran
 found = ran(problem("cuda", **NO_DROPOUT))
